@@ -1,0 +1,85 @@
+use std::sync::Arc;
+
+use image::RgbImage;
+
+use crate::EngineError;
+
+/// One user turn: at most one image, which comes first, then text. The chat template is the model's business.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    /// The image the text is about, in its original size.
+    pub image: Option<Arc<RgbImage>>,
+    /// The text after the image.
+    pub text: String,
+}
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Upper bound on generated tokens, the end mark included; at least 1.
+    pub max_tokens: usize,
+    /// 0 is greedy; above, logits are divided by it before sampling. Finite, 0 to 10.
+    pub temperature: f64,
+    /// Seed of the sampler; unused at temperature 0.
+    pub seed: u64,
+}
+
+/// Why a generation stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its turn.
+    EndOfTurn,
+    /// [`Sampling::max_tokens`] was reached.
+    Length,
+}
+
+/// A generated answer.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// The decoded text, special tokens left out.
+    pub text: String,
+    /// The generated token ids, without the end mark.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt, image tokens included.
+    pub prompt_tokens: usize,
+    /// Why it stopped.
+    pub finish: Finish,
+}
+
+/// A yes/no judgement read from the logits of the first answer token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verdict {
+    /// Probability of Yes given that the answer is Yes or No, 0 to 1: `P(yes words) / (P(yes words) + P(no words))`.
+    pub p_yes: f64,
+    /// Probability that the first token is one of the yes or no words at all, 0 to 1. A low value means that the
+    /// model did not answer in the asked form.
+    pub mass: f64,
+    /// Tokens of the prompt, image tokens included.
+    pub prompt_tokens: usize,
+}
+
+/// What a caller must know of an answer model.
+#[derive(Debug, Clone)]
+pub struct AnswererInfo {
+    /// The name it is served under.
+    pub name: String,
+    /// Hex digest of the weights, the configuration and the adapter: equal fingerprints give equal greedy answers.
+    pub fingerprint: String,
+    /// Most tokens of prompt and answer together.
+    pub context_length: usize,
+}
+
+/// A multimodal language model.
+///
+/// The two methods take batches; the answer to a prompt does not depend on what else is in its batch. A bad prompt
+/// fails alone, which is why results are per prompt.
+pub trait Answerer: Send {
+    /// What this model is.
+    fn info(&self) -> &AnswererInfo;
+
+    /// Reads p(Yes) of each prompt from one forward pass; nothing is decoded.
+    fn judge(&mut self, prompts: &[Prompt]) -> Vec<Result<Verdict, EngineError>>;
+
+    /// Generates an answer to each prompt.
+    fn generate(&mut self, prompts: &[Prompt], sampling: &Sampling) -> Vec<Result<Generation, EngineError>>;
+}

@@ -1,0 +1,14 @@
+//! The roles a model or an index plays in Thicket, as traits that know no framework.
+//!
+//! Services depend on this crate; the crates that wrap candle or FAISS implement it. An implementation is
+//! synchronous and owned by one thread: the service that owns the thread does the queueing and the batching.
+
+mod answerer;
+mod embedder;
+mod error;
+mod index;
+
+pub use answerer::{Answerer, AnswererInfo, Finish, Generation, Prompt, Sampling, Verdict};
+pub use embedder::{Embedder, EmbedderInfo, Similarity};
+pub use error::EngineError;
+pub use index::{Hit, VectorIndex};
