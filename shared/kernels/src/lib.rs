@@ -1,1 +1,16 @@
-//! thicket-kernels
+//! The operations that dominate a transformer on a CPU, each as one pass forward and one pass back.
+//!
+//! candle composes these from element-wise tensor operations, each of which walks memory once and allocates; its own
+//! fused versions have no gradient. The functions here run fused and in parallel for f32 on the CPU and fall back to
+//! the composition elsewhere, so that one model serves training, CPU inference and the GPU.
+
+mod attention;
+mod elementwise;
+mod linear;
+mod memory;
+mod normalisation;
+
+pub use attention::{Mask, attention};
+pub use elementwise::{quick_gelu, softmax};
+pub use linear::{Linear, linear};
+pub use normalisation::{layer_norm, rms_norm};

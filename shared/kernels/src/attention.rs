@@ -1,0 +1,417 @@
+use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Error, Layout, Result, Shape, Storage, Tensor};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, linalg::general_mat_mul};
+use rayon::prelude::*;
+
+use crate::{
+    elementwise::{softmax, softmax_row},
+    memory::{is_cpu_f32, values},
+};
+
+/// Which keys a query may see.
+#[derive(Debug, Clone)]
+pub enum Mask {
+    /// Every query sees every key.
+    Full,
+    /// Query `i` of `n` sees keys `0 ..= i + (m - n)` of `m`: the queries are the last `n` positions.
+    Causal,
+    /// u32 `[batch, n]`, with as many keys as queries: query `i` sees key `j <= i` of its own section and of section
+    /// 0. This packs several texts about one image into one row: the image is section 0.
+    Sections(Tensor),
+}
+
+/// Scaled dot-product attention, `softmax(scale * q k^T + mask) v`.
+///
+/// `q` is `[batch, heads, n, d]`; `k` and `v` are `[batch, kv_heads, m, d]`, where `kv_heads` divides `heads` and
+/// consecutive query heads share a key head (grouped-query attention). The result is `[batch, heads, n, d]`, in memory
+/// as `[batch, n, heads, d]`, so that transposing heads and positions back and flattening copies nothing.
+///
+/// # Errors
+/// Shapes that do not fit, or a causal mask with fewer keys than queries.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Mask) -> Result<Tensor> {
+    let sizes = Sizes::new(q, k, v, mask)?;
+    if !is_cpu_f32(q) {
+        return composed(q, k, v, scale, mask, &sizes);
+    }
+    let mask = match mask {
+        Mask::Full => Visible::All,
+        Mask::Causal => Visible::Past(sizes.keys - sizes.queries),
+        Mask::Sections(sections) => Visible::Section(sections.flatten_all()?.to_vec1::<u32>()?),
+    };
+    q.apply_op3(k, v, Attention { scale: scale as f32, mask, sizes })?.transpose(1, 2)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    heads: usize,
+    kv_heads: usize,
+    queries: usize,
+    keys: usize,
+    dim: usize,
+}
+
+impl Sizes {
+    fn new(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Result<Self> {
+        let (batch, heads, queries, dim) = q.dims4()?;
+        let (kv_batch, kv_heads, keys, kv_dim) = k.dims4()?;
+        let fits = batch == kv_batch && dim == kv_dim && kv_heads > 0 && heads % kv_heads == 0;
+        if !fits || k.dims() != v.dims() {
+            return Err(Error::Msg(format!(
+                "attention over q {:?}, k {:?}, v {:?}: batch and head size must agree and the key heads divide the query heads",
+                q.dims(),
+                k.dims(),
+                v.dims()
+            )));
+        }
+        match mask {
+            Mask::Causal if keys < queries => {
+                Err(Error::Msg(format!("causal attention of {queries} queries over only {keys} keys")))
+            }
+            Mask::Sections(sections) if sections.dims() != [batch, queries] || keys != queries => {
+                Err(Error::Msg(format!(
+                    "sections {:?} for {batch} rows of {queries} queries and {keys} keys",
+                    sections.dims()
+                )))
+            }
+            _ => Ok(Self { batch, heads, kv_heads, queries, keys, dim }),
+        }
+    }
+
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+/// The mask in the form the inner loops use.
+#[derive(Debug, Clone)]
+enum Visible {
+    All,
+    /// Keys up to the query's index plus this.
+    Past(usize),
+    /// Section of each position, row by row.
+    Section(Vec<u32>),
+}
+
+impl Visible {
+    /// Softmax over the visible keys of each row; the weight of the others becomes 0.
+    fn weigh(&self, scores: &mut Array2<f32>, batch: usize) {
+        let keys = scores.ncols();
+        for (i, mut row) in scores.rows_mut().into_iter().enumerate() {
+            let Some(row) = row.as_slice_mut() else { continue };
+            let visible = match self {
+                Self::All => keys,
+                Self::Past(offset) => i + offset + 1,
+                Self::Section(_) => i + 1,
+            };
+            let (seen, unseen) = row.split_at_mut(visible);
+            if let Self::Section(sections) = self {
+                let sections = &sections[batch * keys..(batch + 1) * keys];
+                softmax_section(seen, sections, sections[i]);
+            } else {
+                softmax_row(seen);
+            }
+            unseen.fill(0.0);
+        }
+    }
+}
+
+/// Softmax over the scores of section 0 and of `own`; the weight of every other section becomes 0.
+fn softmax_section(scores: &mut [f32], sections: &[u32], own: u32) {
+    let hidden = |section: u32| section != 0 && section != own;
+    for (score, &section) in scores.iter_mut().zip(sections) {
+        if hidden(section) {
+            *score = f32::NEG_INFINITY;
+        }
+    }
+    softmax_row(scores);
+    // The fast exponential clamps at exp(-87): what is hidden must weigh exactly nothing.
+    for (weight, &section) in scores.iter_mut().zip(sections) {
+        if hidden(section) {
+            *weight = 0.0;
+        }
+    }
+}
+
+struct Attention {
+    scale: f32,
+    mask: Visible,
+    sizes: Sizes,
+}
+
+/// A tensor `[batch, heads, rows, d]` in whatever order it lies in memory.
+struct Heads<'a> {
+    values: &'a [f32],
+    start: usize,
+    strides: [usize; 4],
+    rows: usize,
+    dim: usize,
+}
+
+impl<'a> Heads<'a> {
+    fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+        let (_, _, rows, dim) = layout.shape().dims4()?;
+        let strides = layout
+            .stride()
+            .try_into()
+            .map_err(|_| Error::Msg("attention input without four strides".to_string()))?;
+        Ok(Self { values: values(storage)?, start: layout.start_offset(), strides, rows, dim })
+    }
+
+    fn head(&self, batch: usize, head: usize) -> Result<ArrayView2<'a, f32>> {
+        let [batch_stride, head_stride, row_stride, column_stride] = self.strides;
+        let start = self.start + batch * batch_stride + head * head_stride;
+        let shape = (self.rows, self.dim).strides((row_stride, column_stride));
+        ArrayView2::from_shape(shape, &self.values[start..])
+            .map_err(|cause| Error::Msg(format!("attention input: {cause}")))
+    }
+}
+
+impl Attention {
+    /// Attention weights `[n, m]` of one head.
+    fn weights(&self, q: ArrayView2<'_, f32>, k: ArrayView2<'_, f32>, batch: usize) -> Array2<f32> {
+        let mut scores = Array2::zeros((self.sizes.queries, self.sizes.keys));
+        general_mat_mul(self.scale, &q, &k.t(), 0.0, &mut scores);
+        self.mask.weigh(&mut scores, batch);
+        scores
+    }
+}
+
+/// Writes `[rows, d]` blocks, one for each `(batch, head)`, into `[batch, rows, heads, d]` order.
+fn interleave(blocks: &[Array2<f32>], batch: usize, heads: usize, rows: usize, dim: usize) -> Vec<f32> {
+    let mut output = vec![0f32; batch * heads * rows * dim];
+    if output.is_empty() {
+        return output;
+    }
+    output.par_chunks_mut(rows * heads * dim).enumerate().for_each(|(b, output)| {
+        for h in 0..heads {
+            let target =
+                ArrayViewMut2::from_shape((rows, dim).strides((heads * dim, 1)), &mut output[h * dim..]);
+            if let Ok(mut target) = target {
+                target.assign(&blocks[b * heads + h]);
+            }
+        }
+    });
+    output
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let Sizes { batch, heads, queries, dim, .. } = self.sizes;
+        let (q, k, v) = (Heads::new(q, q_layout)?, Heads::new(k, k_layout)?, Heads::new(v, v_layout)?);
+        let blocks = (0..batch * heads)
+            .into_par_iter()
+            .map(|index| {
+                let (b, h) = (index / heads, index % heads);
+                let weights = self.weights(q.head(b, h)?, k.head(b, h / self.sizes.group())?, b);
+                let mut block = Array2::zeros((queries, dim));
+                general_mat_mul(1.0, &weights, &v.head(b, h / self.sizes.group())?, 0.0, &mut block);
+                Ok(block)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let output = interleave(&blocks, batch, heads, queries, dim);
+        Ok((CpuStorage::F32(output), Shape::from((batch, queries, heads, dim))))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Sizes { batch, heads, kv_heads, queries, keys, dim } = self.sizes;
+        let gradient = gradient.transpose(1, 2)?;
+        let blocks = with_heads([q, k, v, &gradient], |[q, k, v, gradient]| {
+            (0..batch * kv_heads)
+                .into_par_iter()
+                .map(|index| {
+                    let (b, kv_head) = (index / kv_heads, index % kv_heads);
+                    let (k, v) = (k.head(b, kv_head)?, v.head(b, kv_head)?);
+                    let mut dq = Vec::with_capacity(self.sizes.group());
+                    let mut dk = Array2::zeros((keys, dim));
+                    let mut dv = Array2::zeros((keys, dim));
+                    for h in kv_head * self.sizes.group()..(kv_head + 1) * self.sizes.group() {
+                        let (q, gradient) = (q.head(b, h)?, gradient.head(b, h)?);
+                        // The weights are computed again: keeping them would cost a matrix for each head and layer.
+                        let weights = self.weights(q, k, b);
+                        general_mat_mul(1.0, &weights.t(), &gradient, 1.0, &mut dv);
+                        let mut ds = Array2::zeros((queries, keys));
+                        general_mat_mul(1.0, &gradient, &v.t(), 0.0, &mut ds);
+                        for (mut ds, weights) in ds.rows_mut().into_iter().zip(weights.rows()) {
+                            let dot = ds.dot(&weights);
+                            ds.zip_mut_with(&weights, |ds, weight| *ds = weight * (*ds - dot));
+                        }
+                        let mut block = Array2::zeros((queries, dim));
+                        general_mat_mul(self.scale, &ds, &k, 0.0, &mut block);
+                        general_mat_mul(self.scale, &ds.t(), &q, 1.0, &mut dk);
+                        dq.push(block);
+                    }
+                    Ok((dq, dk, dv))
+                })
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let mut dq = Vec::with_capacity(batch * heads);
+        let (mut dk, mut dv) = (Vec::with_capacity(blocks.len()), Vec::with_capacity(blocks.len()));
+        for (dq_group, dk_block, dv_block) in blocks {
+            dq.extend(dq_group);
+            dk.push(dk_block);
+            dv.push(dv_block);
+        }
+        let tensor = |blocks: &[Array2<f32>], heads: usize, rows: usize| -> Result<Option<Tensor>> {
+            let values = interleave(blocks, batch, heads, rows, dim);
+            Ok(Some(Tensor::from_vec(values, (batch, rows, heads, dim), &Device::Cpu)?.transpose(1, 2)?))
+        };
+        Ok((tensor(&dq, heads, queries)?, tensor(&dk, kv_heads, keys)?, tensor(&dv, kv_heads, keys)?))
+    }
+}
+
+fn with_heads<const N: usize, T>(
+    tensors: [&Tensor; N],
+    run: impl FnOnce([Heads<'_>; N]) -> Result<T>,
+) -> Result<T> {
+    let storages = tensors.map(Tensor::storage_and_layout);
+    let mut heads = Vec::with_capacity(N);
+    for (storage, layout) in &storages {
+        match &**storage {
+            Storage::Cpu(storage) => heads.push(Heads::new(storage, layout)?),
+            _ => return Err(Error::Msg("a fused operation ran off the CPU".to_string())),
+        }
+    }
+    let heads = heads.try_into().map_err(|_| Error::Msg("attention inputs were lost".to_string()))?;
+    run(heads)
+}
+
+/// The same in tensor operations, for other devices and dtypes.
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Mask, sizes: &Sizes) -> Result<Tensor> {
+    let (k, v) = (repeat_heads(k, sizes.group())?, repeat_heads(v, sizes.group())?);
+    let scores = (q.contiguous()?.matmul(&k.t()?)? * scale)?.to_dtype(DType::F32)?;
+    let scores = match mask {
+        Mask::Full => scores,
+        Mask::Causal => {
+            let offset = sizes.keys - sizes.queries;
+            let hidden: Vec<f32> = (0..sizes.queries)
+                .flat_map(|i| {
+                    (0..sizes.keys).map(move |j| if j > i + offset { f32::NEG_INFINITY } else { 0.0 })
+                })
+                .collect();
+            scores.broadcast_add(&Tensor::from_vec(hidden, (sizes.queries, sizes.keys), q.device())?)?
+        }
+        Mask::Sections(sections) => {
+            let sections = sections.to_vec2::<u32>()?;
+            let hidden: Vec<f32> = sections
+                .iter()
+                .flat_map(|row| {
+                    (0..row.len()).flat_map(move |i| {
+                        row.iter().enumerate().map(move |(j, &section)| {
+                            let visible = j <= i && (section == 0 || section == row[i]);
+                            if visible { 0.0 } else { f32::NEG_INFINITY }
+                        })
+                    })
+                })
+                .collect();
+            let hidden = Tensor::from_vec(hidden, (sizes.batch, 1, sizes.queries, sizes.keys), q.device())?;
+            scores.broadcast_add(&hidden)?
+        }
+    };
+    let weights = if scores.device().is_cpu() {
+        softmax(&scores)?
+    } else {
+        candle_nn::ops::softmax(&scores, D::Minus1)?
+    };
+    weights.to_dtype(v.dtype())?.matmul(&v)
+}
+
+fn repeat_heads(x: &Tensor, times: usize) -> Result<Tensor> {
+    if times == 1 {
+        return x.contiguous();
+    }
+    let (batch, heads, rows, dim) = x.dims4()?;
+    x.unsqueeze(2)?.expand((batch, heads, times, rows, dim))?.reshape((batch, heads * times, rows, dim))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use candle_core::Var;
+
+    use super::*;
+
+    pub(crate) fn assert_close(actual: &Tensor, expected: &Tensor, tolerance: f32) -> Result<()> {
+        assert_eq!(actual.dims(), expected.dims());
+        let worst = (actual - expected)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        assert!(worst <= tolerance, "largest difference {worst} exceeds {tolerance}");
+        Ok(())
+    }
+
+    fn check(heads: usize, kv_heads: usize, queries: usize, keys: usize, mask: &Mask) -> Result<()> {
+        let device = Device::Cpu;
+        let (batch, dim) = (2, 8);
+        // Laid out as a projection leaves them: positions before heads.
+        let variable = |heads: usize, rows: usize| -> Result<Var> {
+            Var::from_tensor(&Tensor::randn(0f32, 1.0, (batch, rows, heads, dim), &device)?)
+        };
+        let (q, k, v) = (variable(heads, queries)?, variable(kv_heads, keys)?, variable(kv_heads, keys)?);
+        let (tq, tk, tv) = (q.transpose(1, 2)?, k.transpose(1, 2)?, v.transpose(1, 2)?);
+        let sizes = Sizes::new(&tq, &tk, &tv, mask)?;
+        let weight = Tensor::randn(0f32, 1.0, (batch, heads, queries, dim), &device)?;
+        let fused = attention(&tq, &tk, &tv, 0.3, mask)?;
+        let plain = composed(&tq, &tk, &tv, 0.3, mask, &sizes)?;
+        assert_close(&fused, &plain, 1e-5)?;
+        let actual = (fused * &weight)?.sum_all()?.backward()?;
+        let expected = (plain * &weight)?.sum_all()?.backward()?;
+        for variable in [&q, &k, &v] {
+            assert_close(actual.get(variable).unwrap(), expected.get(variable).unwrap(), 1e-4)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn full_attention_and_its_gradients_equal_the_composition() -> Result<()> {
+        check(4, 4, 7, 11, &Mask::Full)
+    }
+
+    #[test]
+    fn causal_attention_with_a_prefix_equals_the_composition() -> Result<()> {
+        check(2, 2, 5, 9, &Mask::Causal)
+    }
+
+    #[test]
+    fn grouped_query_attention_equals_the_composition() -> Result<()> {
+        check(6, 2, 8, 8, &Mask::Causal)
+    }
+
+    #[test]
+    fn sections_see_themselves_and_section_zero_only() -> Result<()> {
+        let rows: [[u32; 8]; 2] = [[0, 0, 0, 1, 1, 2, 2, 2], [0, 3, 3, 3, 3, 1, 1, 9]];
+        check(2, 1, 8, 8, &Mask::Sections(Tensor::new(&rows, &Device::Cpu)?))
+    }
+
+    #[test]
+    fn a_causal_mask_with_too_few_keys_is_refused() -> Result<()> {
+        let q = Tensor::zeros((1, 1, 4, 8), DType::F32, &Device::Cpu)?;
+        let k = Tensor::zeros((1, 1, 3, 8), DType::F32, &Device::Cpu)?;
+        let error = attention(&q, &k, &k, 1.0, &Mask::Causal).unwrap_err();
+        assert!(error.to_string().contains("4 queries over only 3 keys"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn key_heads_that_do_not_divide_the_query_heads_are_refused() -> Result<()> {
+        let q = Tensor::zeros((1, 4, 2, 8), DType::F32, &Device::Cpu)?;
+        let k = Tensor::zeros((1, 3, 2, 8), DType::F32, &Device::Cpu)?;
+        assert!(attention(&q, &k, &k, 1.0, &Mask::Full).is_err());
+        Ok(())
+    }
+}
