@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# Every check and every test, on a machine that may have nothing: installs what is missing (says what), then runs the
+# steps below and stops at the first that fails. The last line of a green run is the count of tests.
+#
+# Usage: tests/run.sh
+# Exit status: 0 all passed, 1 a step failed, 2 the machine cannot run it.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=deploy/prerequisites.sh
+. deploy/prerequisites.sh
+
+BUILD_GIB=10
+HELM_VERSIONS=(1.25.0 1.29.0 1.32.0 1.37.0)
+TOOLS=$PWD/target/tools
+
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
+export RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings"
+
+# Without a terminal the log is read afterwards: progress bars would only fill it.
+[ -t 2 ] || export CARGO_TERM_PROGRESS_WHEN=never
+
+# step NAME COMMAND...: runs the command under a heading and reports its time.
+step() {
+    local name=$1 start=$SECONDS status=0
+    shift
+    printf '\n=== %s\n' "$name"
+    "$@" || status=$?
+    if [ "$status" -ne 0 ]; then
+        if is_disk_full .; then printf 'the disk is full\n'; fi
+        printf '\nFAILED: %s (exit status %d, after %d s)\n' "$name" "$status" $((SECONDS - start))
+        exit 1
+    fi
+    printf -- '--- %s: %d s\n' "$name" $((SECONDS - start))
+}
+
+skip() { printf '\n=== %s: skipped, %s\n' "$1" "$2"; }
+
+prepare() {
+    require_cpu
+    require_disk . "$BUILD_GIB"
+    install_packages "${BUILD_PACKAGES[@]}"
+    require_rust
+    fetch_crates
+}
+
+check_scripts() {
+    local scripts
+    mapfile -t scripts < <(find deploy tests .ci -name node_modules -prune -o -type f -name '*.sh' -print)
+    scripts+=(.ci/run)
+    local script
+    for script in "${scripts[@]}"; do bash -n "$script" || return 1; done
+    if command -v shellcheck >/dev/null; then shellcheck -x "${scripts[@]}"; fi
+}
+
+# A newer compiler than the pinned one knows newer lints, which say nothing about this code.
+clippy() {
+    if [ "$rust_is_pinned" = 1 ]; then
+        cargo clippy --locked --release --workspace --all-targets -- -D warnings
+    else
+        printf 'Rust %s is not the pinned release: findings are shown and do not fail\n' "$(rust_version)"
+        cargo clippy --locked --release --workspace --all-targets
+    fi
+}
+
+install_nextest() {
+    ! cargo nextest --version >/dev/null 2>&1 || return 0
+    printf 'installing cargo-nextest into target/tools\n'
+    if ! CARGO_TARGET_DIR=$TOOLS/build cargo install --locked --root "$TOOLS" cargo-nextest; then
+        printf 'cargo-nextest could not be installed: the tests run under cargo test\n'
+    fi
+    rm -rf "$TOOLS/build"
+}
+
+# Runs a test command, shows its output and adds what it counted to `passed`.
+passed=0
+counted() {
+    local log status=0
+    log=$(mktemp)
+    "$@" 2>&1 | tee "$log" || status=$?
+    local counts
+    counts=$(sed -n -e 's/.* tests\{0,1\} run: \([0-9]*\) passed.*/\1/p' \
+        -e 's/^test result: ok\. \([0-9]*\) passed.*/\1/p' "$log" | paste -sd+ -)
+    rm -f "$log"
+    passed=$((passed + ${counts:-0}))
+    return "$status"
+}
+
+tests() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        counted cargo nextest run --locked --release --workspace --no-fail-fast
+    else
+        counted cargo test --locked --release --workspace --lib --bins --tests --no-fail-fast
+    fi
+}
+
+install_tools() { npm ci --prefix tests/tools --ignore-scripts --no-audit --no-fund; }
+
+check_contract() {
+    local buf=tests/tools/node_modules/@bufbuild/buf-linux-x64/bin/buf
+    "$buf" lint proto && "$buf" format proto -d --exit-code
+}
+
+check_chart() {
+    local helm=tests/tools/node_modules/.bin/helm version values
+    "$helm" lint --strict helm/thicket || return 1
+    for version in "${HELM_VERSIONS[@]}"; do
+        for values in /dev/null helm/thicket/ci/*.yaml; do
+            "$helm" template release helm/thicket --namespace people --kube-version "$version" \
+                --values "$values" >/dev/null || return 1
+        done
+        printf 'renders for Kubernetes %s\n' "$version"
+    done
+    # A misspelt value must be refused, not ignored.
+    ! "$helm" template release helm/thicket --set galery.replicas=1 >/dev/null 2>&1 \
+        || { printf 'the schema accepts an unknown value\n' && return 1; }
+}
+
+step "prerequisites" prepare
+PATH="$TOOLS/bin:$PATH"
+step "scripts" check_scripts
+step "format" cargo fmt --all --check
+if command -v npm >/dev/null; then
+    step "contract and chart tools" install_tools
+    step "contract (buf lint, buf format)" check_contract
+    step "chart (helm lint, helm template)" check_chart
+else
+    skip "contract and chart" "npm is not installed"
+fi
+if command -v cargo-deny >/dev/null; then
+    step "licences, bans, sources (cargo deny)" \
+        cargo deny --locked --offline check --config .deny.toml licenses bans sources
+else
+    skip "licences, bans, sources" "cargo-deny is not installed"
+fi
+step "clippy" clippy
+step "build" cargo build --locked --release --workspace
+step "documentation" cargo doc --locked --release --workspace --no-deps
+step "test runner" install_nextest
+step "tests" tests
+step "documentation tests" counted cargo test --locked --release --workspace --doc
+
+printf '\nall steps passed in %d s\n' "$SECONDS"
+printf '%d passed, 0 failed\n' "$passed"
