@@ -1,0 +1,81 @@
+//! Names of instruments, attributes and their values, in one place.
+//!
+//! The generic ones follow the OpenTelemetry semantic conventions; ours start with `thicket.`. They are constants of
+//! our own because the conventions' crate marks the `gen_ai` ones deprecated.
+
+/// Histogram, seconds: one gRPC call as its server saw it.
+pub const RPC_SERVER_CALL_DURATION: &str = "rpc.server.call.duration";
+/// Histogram, seconds: one gRPC call as its client saw it.
+pub const RPC_CLIENT_CALL_DURATION: &str = "rpc.client.call.duration";
+/// Histogram, seconds: one request to a model or an index, queueing included.
+pub const REQUEST_DURATION: &str = "gen_ai.server.request.duration";
+/// Histogram, seconds: from the arrival of a request to its first token.
+pub const TIME_TO_FIRST_TOKEN: &str = "gen_ai.server.time_to_first_token";
+/// Histogram, seconds: each token after the first.
+pub const TIME_PER_OUTPUT_TOKEN: &str = "gen_ai.server.time_per_output_token";
+/// Histogram, tokens: tokens of one request, by [`TOKEN_TYPE`].
+pub const TOKEN_USAGE: &str = "gen_ai.client.token.usage";
+/// Gauge, requests waiting.
+pub const QUEUE_DEPTH: &str = "thicket.queue.depth";
+/// Histogram, seconds: from the queue to the work.
+pub const QUEUE_WAIT: &str = "thicket.queue.wait.duration";
+/// Histogram, requests worked on together.
+pub const BATCH_SIZE: &str = "thicket.batch.size";
+/// Counter, requests refused at admission.
+pub const ADMISSION_REJECTED: &str = "thicket.admission.rejected";
+/// Gauge, 1 for the state that a replica is in.
+pub const REPLICA_STATE: &str = "thicket.replica.state";
+/// Gauge, 0 to 1: share of the KV cache in use.
+pub const KV_CACHE_UTILIZATION: &str = "thicket.kv_cache.utilization";
+/// Gauge, bytes of device memory in use.
+pub const GPU_MEMORY_USED: &str = "thicket.gpu.memory.used";
+/// Counter, questions asked in the interaction.
+pub const THI_QUESTIONS: &str = "thicket.thi.questions";
+/// Gauge, vectors held by a collection.
+pub const GALLERY_VECTORS: &str = "thicket.gallery.vectors";
+/// Gauge, 1 while discovery is connected.
+pub const DISCOVERY_CONNECTED: &str = "thicket.discovery.connected";
+/// Counter, batches of spans that could not be exported.
+pub const EXPORT_FAILURES: &str = "thicket.telemetry.export.failures";
+
+/// `grpc`.
+pub const RPC_SYSTEM: &str = "rpc.system.name";
+/// `thicket.v1.GalleryService/Search`, or [`OTHER_METHOD`].
+pub const RPC_METHOD: &str = "rpc.method";
+/// Status of a call as the conventions spell it (`OK`, `NOT_FOUND`).
+pub const RPC_STATUS_CODE: &str = "rpc.response.status_code";
+/// Set on failures only.
+pub const ERROR_TYPE: &str = "error.type";
+/// Logical target of a client call.
+pub const SERVER_ADDRESS: &str = "server.address";
+/// Port of the logical target.
+pub const SERVER_PORT: &str = "server.port";
+/// `chat`, `embeddings` or `retrieval`.
+pub const OPERATION: &str = "gen_ai.operation.name";
+/// `thicket`.
+pub const PROVIDER: &str = "gen_ai.provider.name";
+/// Name the model is served under.
+pub const MODEL: &str = "gen_ai.request.model";
+/// `input` or `output`.
+pub const TOKEN_TYPE: &str = "gen_ai.token.type";
+/// Lane of a queue.
+pub const LANE: &str = "lane";
+/// Which replica.
+pub const REPLICA: &str = "replica";
+/// Stage of the work that is batched.
+pub const STAGE: &str = "stage";
+/// Why a request was refused.
+pub const REASON: &str = "reason";
+/// State of a replica.
+pub const STATE: &str = "state";
+/// Round of the interaction, from 1.
+pub const ROUND: &str = "round";
+/// Answer to a question.
+pub const ANSWER: &str = "answer";
+/// `model` or `cache`.
+pub const SOURCE: &str = "source";
+/// Name of a collection.
+pub const COLLECTION: &str = "collection";
+
+/// Value of [`RPC_METHOD`] for a method that the server does not know, so that callers cannot create series.
+pub const OTHER_METHOD: &str = "_OTHER";
