@@ -1,1 +1,25 @@
-//! thicket-qwen
+//! Qwen2-VL: a vision tower, a patch merger and a language model with multimodal rotary positions, read from folders
+//! in the published format. The same layers serve training and inference.
+
+mod answerer;
+mod cache;
+mod config;
+mod features;
+mod generation;
+mod language;
+mod linear;
+mod model;
+mod processor;
+mod prompt;
+mod rotary;
+mod vision;
+
+pub use answerer::{LoadOptions, QwenAnswerer};
+pub use cache::KvCache;
+pub use config::{Config, ConfigError, RopeScaling, TokenIds, VisionConfig};
+pub use language::{LanguageModel, Segment};
+pub use model::{LoadError, QwenModel};
+pub use processor::{ImagePatches, PixelBounds, Processor, ProcessorConfig, batch_patches};
+pub use prompt::{EncodedPrompt, Position, PromptEncoder, PromptError, next_position, position_ids};
+pub use thicket_kernels::Mask;
+pub use vision::VisionTower;

@@ -1,0 +1,354 @@
+use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use thicket_kernels::Mask;
+
+use crate::{
+    cache::KvCache,
+    config::Config,
+    linear::{Linear, norm_weight, normal},
+    prompt::Position,
+    rotary::Rotary,
+};
+
+/// One sequence of a ragged batch.
+#[derive(Debug)]
+pub struct Segment<'a> {
+    /// How many of the batch's tokens are its own; at least 1.
+    pub tokens: usize,
+    /// What the sequence has seen before; the new tokens are added. Without a cache the tokens are all there is.
+    pub cache: Option<&'a mut KvCache>,
+}
+
+/// The decoder of Qwen2-VL: grouped-query attention with multimodal rotary positions, SwiGLU, RMS norms.
+///
+/// The same layers serve training (a dense batch, differentiable) and inference (a ragged batch, with or without
+/// caches).
+#[derive(Debug, Clone)]
+pub struct LanguageModel {
+    embeddings: Tensor,
+    layers: Vec<DecoderLayer>,
+    norm: Tensor,
+    head: Linear,
+    sizes: Sizes,
+    inverse_frequencies: Vec<f32>,
+    /// Which of the three positions each frequency follows.
+    axis_of_frequency: Vec<usize>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    hidden: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    eps: f64,
+}
+
+#[derive(Debug, Clone)]
+struct DecoderLayer {
+    input_norm: Tensor,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    post_norm: Tensor,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    sizes: Sizes,
+}
+
+/// What the tokens of a forward pass attend to.
+enum Batch<'a, 'b> {
+    /// `rows` sequences of equal length.
+    Dense {
+        rows: usize,
+        mask: &'a Mask,
+    },
+    Ragged {
+        segments: &'a mut [Segment<'b>],
+    },
+}
+
+/// The last token of every segment, when only those are wanted.
+struct LastTokens {
+    index: Tensor,
+    rotary: Rotary,
+}
+
+impl LanguageModel {
+    /// Builds the model from `model.*` and, where the head is not tied, `lm_head.weight`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
+    pub fn new(config: &Config, vb: &VarBuilder<'_>) -> Result<Self> {
+        let sizes = Sizes {
+            hidden: config.hidden_size,
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim(),
+            eps: config.rms_norm_eps,
+        };
+        let model = vb.pp("model");
+        let embeddings = model.pp("embed_tokens").get_with_hints(
+            (config.vocab_size, config.hidden_size),
+            "weight",
+            normal(config.initializer_range),
+        )?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| DecoderLayer::new(config, sizes, &model.pp("layers").pp(i)))
+            .collect::<Result<_>>()?;
+        let norm = norm_weight(config.hidden_size, &model.pp("norm"))?;
+        let tied = config.tie_word_embeddings.unwrap_or_else(|| !vb.contains_tensor("lm_head.weight"));
+        let head = if tied {
+            Linear::from_weight(embeddings.clone())
+        } else {
+            Linear::without_bias(
+                config.hidden_size,
+                config.vocab_size,
+                config.initializer_range,
+                &vb.pp("lm_head"),
+            )?
+        };
+        let head_dim = config.head_dim() as f32;
+        let inverse_frequencies = (0..config.head_dim() / 2)
+            .map(|j| 1.0 / (config.rope_theta as f32).powf((2 * j) as f32 / head_dim))
+            .collect();
+        let axis_of_frequency = config
+            .rope_scaling
+            .mrope_section
+            .iter()
+            .enumerate()
+            .flat_map(|(axis, &count)| std::iter::repeat_n(axis, count))
+            .collect();
+        Ok(Self { embeddings, layers, norm, head, sizes, inverse_frequencies, axis_of_frequency })
+    }
+
+    /// Rows of the embedding table: u32 (n) token ids to (n, hidden). Differentiable.
+    ///
+    /// # Errors
+    /// An id outside the vocabulary.
+    pub fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
+        self.embeddings.index_select(tokens, 0)
+    }
+
+    /// Rows of the embedding table, for ids held on the CPU: (ids, hidden).
+    ///
+    /// # Errors
+    /// An id outside the vocabulary.
+    pub fn embed_ids(&self, tokens: &[u32]) -> Result<Tensor> {
+        self.embed(&Tensor::new(tokens, self.device())?)
+    }
+
+    /// Runs sequences of equal length: (b, n, hidden) to (b, n, hidden) after the final norm. Differentiable.
+    ///
+    /// `positions` holds the b * n positions row by row; `mask` says who sees whom.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward_dense(&self, x: &Tensor, positions: &[Position], mask: &Mask) -> Result<Tensor> {
+        let (rows, n, hidden) = x.dims3()?;
+        let rotary = self.rotary(positions)?;
+        let mut x = x.reshape((rows * n, hidden))?;
+        let mut batch = Batch::Dense { rows, mask };
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x, &rotary, index, &mut batch, None)?;
+        }
+        thicket_kernels::rms_norm(&x, &self.norm, self.sizes.eps)?.reshape((rows, n, hidden))
+    }
+
+    /// Runs sequences of any lengths, one after the other in `x` (tokens, hidden), each causal over its own tokens.
+    ///
+    /// Returns (segments, hidden): the last token of every sequence after the final norm. Caches take up the new
+    /// tokens. Not for training.
+    ///
+    /// # Errors
+    /// Shapes that do not fit. The caches are then to be thrown away.
+    pub fn forward_ragged(
+        &self,
+        x: &Tensor,
+        positions: &[Position],
+        segments: &mut [Segment<'_>],
+    ) -> Result<Tensor> {
+        let total: usize = segments.iter().map(|segment| segment.tokens).sum();
+        if x.dim(0)? != total || segments.iter().any(|segment| segment.tokens == 0) {
+            bail!("segments of {total} tokens, none of them empty, do not fit {:?}", x.shape());
+        }
+        let rotary = self.rotary(positions)?;
+        let last = if segments.len() == total { None } else { Some(self.last_tokens(segments, &rotary)?) };
+        let mut x = x.clone();
+        for (index, layer) in self.layers.iter().enumerate() {
+            // Nobody looks at the other tokens' output of the last layer.
+            let last = last.as_ref().filter(|_| index + 1 == self.layers.len());
+            x = layer.forward(&x, &rotary, index, &mut Batch::Ragged { segments }, last)?;
+        }
+        for segment in segments {
+            if let Some(cache) = &mut segment.cache {
+                cache.advance(segment.tokens);
+            }
+        }
+        thicket_kernels::rms_norm(&x, &self.norm, self.sizes.eps)
+    }
+
+    /// The output head: (n, hidden) after the final norm to (n, vocab). Differentiable.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.head.forward(hidden)
+    }
+
+    /// An empty cache with room for `capacity` tokens.
+    ///
+    /// # Errors
+    /// The device has no room for it.
+    pub fn new_cache(&self, capacity: usize) -> Result<KvCache> {
+        let Sizes { kv_heads, head_dim, .. } = self.sizes;
+        KvCache::new(self.layers.len(), capacity, kv_heads, head_dim, self.dtype(), self.device())
+    }
+
+    /// Bytes that one token occupies in a cache.
+    #[must_use]
+    pub fn cache_bytes_per_token(&self) -> usize {
+        2 * self.layers.len() * self.sizes.kv_heads * self.sizes.head_dim * self.dtype().size_in_bytes()
+    }
+
+    /// Where the weights are.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.embeddings.device()
+    }
+
+    /// What the weights are stored and computed in.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.embeddings.dtype()
+    }
+
+    fn rotary(&self, positions: &[Position]) -> Result<Rotary> {
+        let frequencies = self.inverse_frequencies.iter().zip(&self.axis_of_frequency);
+        let angles: Vec<f32> = positions
+            .iter()
+            .flat_map(|position| {
+                frequencies.clone().map(|(frequency, &axis)| position[axis] as f32 * frequency)
+            })
+            .collect();
+        Rotary::new(&angles, self.inverse_frequencies.len(), self.dtype(), self.device())
+    }
+
+    fn last_tokens(&self, segments: &[Segment<'_>], rotary: &Rotary) -> Result<LastTokens> {
+        let mut end = 0;
+        let rows: Vec<u32> = segments
+            .iter()
+            .map(|segment| {
+                end += segment.tokens as u32;
+                end - 1
+            })
+            .collect();
+        Ok(LastTokens { index: Tensor::new(rows.as_slice(), self.device())?, rotary: rotary.select(&rows)? })
+    }
+}
+
+impl DecoderLayer {
+    fn new(config: &Config, sizes: Sizes, vb: &VarBuilder<'_>) -> Result<Self> {
+        let Sizes { hidden, heads, kv_heads, head_dim, .. } = sizes;
+        let (std, inner) = (config.initializer_range, config.intermediate_size);
+        let (attention, mlp) = (vb.pp("self_attn"), vb.pp("mlp"));
+        Ok(Self {
+            input_norm: norm_weight(hidden, &vb.pp("input_layernorm"))?,
+            query: Linear::with_bias(hidden, heads * head_dim, std, &attention.pp("q_proj"))?,
+            key: Linear::with_bias(hidden, kv_heads * head_dim, std, &attention.pp("k_proj"))?,
+            value: Linear::with_bias(hidden, kv_heads * head_dim, std, &attention.pp("v_proj"))?,
+            output: Linear::without_bias(heads * head_dim, hidden, std, &attention.pp("o_proj"))?,
+            post_norm: norm_weight(hidden, &vb.pp("post_attention_layernorm"))?,
+            gate: Linear::without_bias(hidden, inner, std, &mlp.pp("gate_proj"))?,
+            up: Linear::without_bias(hidden, inner, std, &mlp.pp("up_proj"))?,
+            down: Linear::without_bias(inner, hidden, std, &mlp.pp("down_proj"))?,
+            sizes,
+        })
+    }
+
+    /// (tokens, hidden) to (tokens, hidden), or to (segments, hidden) where only the last tokens are wanted.
+    fn forward(
+        &self,
+        x: &Tensor,
+        rotary: &Rotary,
+        layer: usize,
+        batch: &mut Batch<'_, '_>,
+        last: Option<&LastTokens>,
+    ) -> Result<Tensor> {
+        let Sizes { heads, kv_heads, head_dim, eps, .. } = self.sizes;
+        let tokens = x.dim(0)?;
+        let normed = thicket_kernels::rms_norm(x, &self.input_norm, eps)?;
+        let keys = rotary.apply(&self.key.forward(&normed)?.reshape((tokens, kv_heads, head_dim))?)?;
+        let values = self.value.forward(&normed)?.reshape((tokens, kv_heads, head_dim))?;
+        let (x, normed, rotary) = match last {
+            None => (x.clone(), normed, rotary),
+            Some(last) => {
+                (x.index_select(&last.index, 0)?, normed.index_select(&last.index, 0)?, &last.rotary)
+            }
+        };
+        let queries = self.query.forward(&normed)?.reshape(((), heads, head_dim))?;
+        let queries = rotary.apply(&queries)?;
+        let attended = match batch {
+            Batch::Dense { rows, mask } => self.attend(&queries, &keys, &values, *rows, mask)?,
+            Batch::Ragged { segments } => {
+                self.attend_each(&queries, &keys, &values, layer, segments, last.is_some())?
+            }
+        };
+        let x = (x + self.output.forward(&attended)?)?;
+        let normed = thicket_kernels::rms_norm(&x, &self.post_norm, eps)?;
+        let gated = (self.gate.forward(&normed)?.silu()? * self.up.forward(&normed)?)?;
+        x + self.down.forward(&gated)?
+    }
+
+    /// Attention over `rows` sequences of equal length; (tokens, heads, head_dim) each, to (queries, heads * head_dim).
+    fn attend(
+        &self,
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        rows: usize,
+        mask: &Mask,
+    ) -> Result<Tensor> {
+        let Sizes { heads, kv_heads, head_dim, .. } = self.sizes;
+        let n = queries.dim(0)? / rows;
+        let m = keys.dim(0)? / rows;
+        let queries = queries.reshape((rows, n, heads, head_dim))?.transpose(1, 2)?;
+        let keys = keys.reshape((rows, m, kv_heads, head_dim))?.transpose(1, 2)?;
+        let values = values.reshape((rows, m, kv_heads, head_dim))?.transpose(1, 2)?;
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        let attended = thicket_kernels::attention(&queries, &keys, &values, scale, mask)?;
+        attended.transpose(1, 2)?.reshape((rows * n, heads * head_dim))
+    }
+
+    /// Attention of every segment over its own tokens, those in its cache included.
+    fn attend_each(
+        &self,
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        layer: usize,
+        segments: &mut [Segment<'_>],
+        last_only: bool,
+    ) -> Result<Tensor> {
+        let mut attended = Vec::with_capacity(segments.len());
+        let (mut start, mut query_start) = (0, 0);
+        for segment in segments {
+            let query_count = if last_only { 1 } else { segment.tokens };
+            let queries = queries.narrow(0, query_start, query_count)?;
+            let mut keys = keys.narrow(0, start, segment.tokens)?;
+            let mut values = values.narrow(0, start, segment.tokens)?;
+            if let Some(cache) = &mut segment.cache {
+                (keys, values) = cache.append(layer, &keys, &values)?;
+            }
+            attended.push(self.attend(&queries, &keys, &values, 1, &Mask::Causal)?);
+            start += segment.tokens;
+            query_start += query_count;
+        }
+        match attended.as_slice() {
+            [one] => Ok(one.clone()),
+            _ => Tensor::cat(&attended, 0),
+        }
+    }
+}
