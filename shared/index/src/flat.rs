@@ -1,0 +1,301 @@
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use faiss::index::flat::FlatIndex;
+use faiss::index::{ConcurrentIndex, Idx, Index};
+use faiss::selector::IdSelector;
+use thicket_engine::{EngineError, Hit, VectorIndex};
+
+use crate::order::{compare, dot, ranks_before};
+
+/// Longest vector an index takes.
+pub const MAX_DIMENSION: usize = 16_384;
+
+/// Candidates fetched beyond `k`, besides an eighth of `k`: enough that rounding at the boundary is almost always
+/// settled without a second look at the whole index.
+const FETCH_MARGIN: usize = 32;
+
+/// Candidates of all queries of one FAISS call, a bound on its memory (12 bytes each).
+const CANDIDATES_PER_CALL: usize = 1 << 20;
+
+/// Above this product of norms an f32 sum inside FAISS could overflow; such queries are scored here instead.
+const SAFE_NORM_PRODUCT: f64 = 1e30;
+
+/// An exact inner-product index with unique 64-bit ids, on a flat FAISS index.
+///
+/// Results equal the plain algorithm (score everything with [`dot`], sort by score descending and id ascending, cut
+/// at `k`) also where equal or nearly equal scores straddle the `k`-th place: FAISS proposes more candidates than
+/// asked, their scores are computed again, and where the bound on FAISS's rounding error cannot exclude that it left
+/// out a better vector, the whole index is scored.
+///
+/// Searches take `&self`; several threads may search at once.
+pub struct FaissIndex {
+    dimension: usize,
+    inner: FlatIndex,
+    /// Id of the vector at each FAISS position. FAISS keeps the order of the vectors that remain after a removal.
+    ids: Vec<u64>,
+    /// Inverse of `ids`.
+    positions: HashMap<u64, usize>,
+    /// Upper bound on the Euclidean norm of every vector held.
+    norm_bound: f64,
+}
+
+impl fmt::Debug for FaissIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaissIndex")
+            .field("dimension", &self.dimension)
+            .field("len", &self.ids.len())
+            .finish()
+    }
+}
+
+impl FaissIndex {
+    /// An empty index for vectors of `dimension` values, 1 to [`MAX_DIMENSION`].
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for a dimension out of range, [`EngineError::Internal`] where FAISS fails.
+    pub fn new(dimension: usize) -> Result<Self, EngineError> {
+        if dimension == 0 || dimension > MAX_DIMENSION {
+            return Err(EngineError::invalid(
+                "dimension",
+                format!("{dimension} is not 1 to {MAX_DIMENSION}"),
+            ));
+        }
+        let inner = FlatIndex::new_ip(dimension as u32)
+            .map_err(|cause| EngineError::internal("index creation", cause))?;
+        Ok(Self { dimension, inner, ids: Vec::new(), positions: HashMap::new(), norm_bound: 0.0 })
+    }
+
+    /// True when a vector is held under `id`.
+    pub fn contains(&self, id: u64) -> bool {
+        self.positions.contains_key(&id)
+    }
+
+    /// The ids held, in the order in which their vectors were added.
+    pub fn ids(&self) -> &[u64] {
+        &self.ids
+    }
+
+    /// The vector held under `id`.
+    pub fn vector(&self, id: u64) -> Option<&[f32]> {
+        let position = *self.positions.get(&id)?;
+        self.rows().nth(position)
+    }
+
+    /// The `k` best vectors of each query; see [`VectorIndex::search`].
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] where `queries` is not whole rows or holds a value that is not finite.
+    pub fn top(&self, queries: &[f32], k: usize) -> Result<Vec<Vec<Hit>>, EngineError> {
+        let rows = self.check_rows("queries", queries)?;
+        let k = k.min(self.ids.len());
+        if k == 0 {
+            return Ok(vec![Vec::new(); rows]);
+        }
+        let fetch = self.ids.len().min(k + k / 8 + FETCH_MARGIN);
+        let rows_per_call = (CANDIDATES_PER_CALL / fetch).max(1);
+        let mut rankings = Vec::with_capacity(rows);
+        for block in queries.chunks(rows_per_call * self.dimension) {
+            let found = ConcurrentIndex::search(&self.inner, block, fetch)
+                .map_err(|cause| EngineError::internal("index search", cause))?;
+            let candidates = found.labels.chunks(fetch).zip(found.distances.chunks(fetch));
+            for (query, (labels, scores)) in block.chunks(self.dimension).zip(candidates) {
+                rankings.push(self.settle(query, labels, scores, k));
+            }
+        }
+        Ok(rankings)
+    }
+
+    /// The inner product of one query with each named vector, in the order of `ids`.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for a query that is not one finite row, or an id that is not held.
+    pub fn scores(&self, query: &[f32], ids: &[u64]) -> Result<Vec<f32>, EngineError> {
+        Ok(self.score_hits(query, ids)?.iter().map(|hit| hit.score).collect())
+    }
+
+    /// The 1-based place of each named vector in the full ranking for one query, in the order of `ids`.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for a query that is not one finite row, or an id that is not held.
+    pub fn ranks(&self, query: &[f32], ids: &[u64]) -> Result<Vec<u64>, EngineError> {
+        let targets = self.score_hits(query, ids)?;
+        let all = self.all_hits(query);
+        Ok(ranks_before(all, &targets).into_iter().map(|before| before + 1).collect())
+    }
+
+    fn score_hits(&self, query: &[f32], ids: &[u64]) -> Result<Vec<Hit>, EngineError> {
+        let rows = self.check_rows("query", query)?;
+        if rows != 1 {
+            return Err(EngineError::invalid("query", format!("{rows} vectors given, 1 expected")));
+        }
+        let data = self.data();
+        ids.iter()
+            .map(|id| {
+                let position = *self
+                    .positions
+                    .get(id)
+                    .ok_or_else(|| EngineError::invalid("ids", format!("no vector is held under id {id}")))?;
+                Ok(Hit { id: *id, score: dot(query, self.row(data, position)) })
+            })
+            .collect()
+    }
+
+    /// Turns FAISS's candidates for one query into the exact ranking.
+    fn settle(&self, query: &[f32], labels: &[Idx], scores: &[f32], k: usize) -> Vec<Hit> {
+        let norms = norm(query) * self.norm_bound;
+        if norms > SAFE_NORM_PRODUCT || scores.iter().any(|score| !score.is_finite()) {
+            return self.top_of_all(query, k);
+        }
+        let data = self.data();
+        let mut hits = Vec::with_capacity(labels.len());
+        for label in labels {
+            match label.get() {
+                Some(position) if (position as usize) < self.ids.len() => {
+                    let position = position as usize;
+                    hits.push(Hit { id: self.ids[position], score: dot(query, self.row(data, position)) });
+                }
+                _ => return self.top_of_all(query, k),
+            }
+        }
+        hits.sort_unstable_by(compare);
+        if hits.len() < self.ids.len() {
+            // A vector that FAISS left out scores at most its worst candidate there, hence at most that plus the
+            // two rounding errors here.
+            let worst = scores.iter().copied().fold(f32::INFINITY, f32::min);
+            let best_left_out = f64::from(worst) + self.rounding_bound(norms);
+            if best_left_out >= f64::from(hits[k - 1].score) {
+                return self.top_of_all(query, k);
+            }
+        }
+        hits.truncate(k);
+        hits
+    }
+
+    /// Upper bound on the difference between FAISS's f32 score and [`dot`]: the classical `n u / (1 - n u)` bound for
+    /// a sum of n products in any order, times the product of the norms, plus the rounding of [`dot`] itself.
+    fn rounding_bound(&self, norms: f64) -> f64 {
+        let unit = f64::from(f32::EPSILON) / 2.0;
+        let n = self.dimension as f64 * unit;
+        // Products below the smallest normal f32 lose an absolute amount instead.
+        let underflow = self.dimension as f64 * f64::from(f32::MIN_POSITIVE);
+        (n / (1.0 - n) + 2.0 * unit) * norms * 1.01 + underflow
+    }
+
+    /// The plain algorithm.
+    fn top_of_all(&self, query: &[f32], k: usize) -> Vec<Hit> {
+        let mut hits: Vec<Hit> = self.all_hits(query).collect();
+        if k < hits.len() {
+            hits.select_nth_unstable_by(k, compare);
+            hits.truncate(k);
+        }
+        hits.sort_unstable_by(compare);
+        hits
+    }
+
+    fn all_hits(&self, query: &[f32]) -> impl Iterator<Item = Hit> {
+        self.ids.iter().zip(self.rows()).map(move |(id, row)| Hit { id: *id, score: dot(query, row) })
+    }
+
+    /// All vectors, row-major, in the order of [`Self::ids`].
+    pub(crate) fn data(&self) -> &[f32] {
+        // FAISS hands out a null pointer for an empty index, of which no slice may be made.
+        if self.ids.is_empty() { &[] } else { self.inner.xb() }
+    }
+
+    fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
+        self.data().chunks_exact(self.dimension)
+    }
+
+    fn row<'a>(&self, data: &'a [f32], position: usize) -> &'a [f32] {
+        &data[position * self.dimension..(position + 1) * self.dimension]
+    }
+
+    /// Checks that `values` is whole rows of finite values; returns the number of rows.
+    fn check_rows(&self, field: &'static str, values: &[f32]) -> Result<usize, EngineError> {
+        if !values.len().is_multiple_of(self.dimension) {
+            let reason = format!("{} values are not whole vectors of {}", values.len(), self.dimension);
+            return Err(EngineError::invalid(field, reason));
+        }
+        if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+            let reason = format!(
+                "value {} of vector {} is {}",
+                place % self.dimension,
+                place / self.dimension,
+                values[place]
+            );
+            return Err(EngineError::invalid(field, reason));
+        }
+        Ok(values.len() / self.dimension)
+    }
+}
+
+impl VectorIndex for FaissIndex {
+    fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn add(&mut self, ids: &[u64], vectors: &[f32]) -> Result<(), EngineError> {
+        let rows = self.check_rows("vectors", vectors)?;
+        if rows != ids.len() {
+            return Err(EngineError::invalid("ids", format!("{} ids for {rows} vectors", ids.len())));
+        }
+        let mut fresh = HashSet::with_capacity(ids.len());
+        for id in ids {
+            if self.positions.contains_key(id) || !fresh.insert(*id) {
+                return Err(EngineError::invalid("ids", format!("id {id} is held already or given twice")));
+            }
+        }
+        if rows == 0 {
+            return Ok(());
+        }
+        self.inner.add(vectors).map_err(|cause| EngineError::internal("index insertion", cause))?;
+        for (id, row) in ids.iter().zip(vectors.chunks_exact(self.dimension)) {
+            self.positions.insert(*id, self.ids.len());
+            self.ids.push(*id);
+            self.norm_bound = self.norm_bound.max(norm(row));
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, ids: &[u64]) -> Result<usize, EngineError> {
+        let held: HashSet<usize> = ids.iter().filter_map(|id| self.positions.get(id).copied()).collect();
+        let Some(first) = held.iter().min().copied() else {
+            return Ok(0);
+        };
+        let fail = |cause| EngineError::internal("index removal", cause);
+        if held.len() == self.ids.len() {
+            self.inner.reset().map_err(fail)?;
+            self.norm_bound = 0.0;
+        } else {
+            let labels: Vec<Idx> = held.iter().map(|position| Idx::new(*position as u64)).collect();
+            let selector = IdSelector::batch(&labels).map_err(fail)?;
+            self.inner.remove_ids(&selector).map_err(fail)?;
+        }
+        for position in &held {
+            self.positions.remove(&self.ids[*position]);
+        }
+        let mut position = 0;
+        self.ids.retain(|_| {
+            position += 1;
+            !held.contains(&(position - 1))
+        });
+        for (position, id) in self.ids.iter().enumerate().skip(first) {
+            self.positions.insert(*id, position);
+        }
+        Ok(held.len())
+    }
+
+    fn search(&mut self, queries: &[f32], k: usize) -> Result<Vec<Vec<Hit>>, EngineError> {
+        self.top(queries, k)
+    }
+}
+
+/// Euclidean norm.
+fn norm(values: &[f32]) -> f64 {
+    values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
+}
