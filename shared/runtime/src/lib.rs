@@ -1,1 +1,46 @@
-//! thicket-runtime
+//! What every role of Thicket has in common around its own work: settings, listeners, health, drain, deadlines,
+//! authentication, errors, the thread that owns an engine, and the way to call another role.
+//!
+//! A role in outline:
+//!
+//! ```no_run
+//! # use thicket_runtime::{Failure, Role, RoleConfig, Server, Services, Stop};
+//! # async fn role(config: RoleConfig, stop: Stop, services: Services) -> Result<(), Failure> {
+//! let server = Server::bind(Role::Gallery, &config).await?;
+//! let address = server.grpc_addr();
+//! server.serve(services, stop.requested()).await?.into_result()
+//! # }
+//! ```
+
+mod admin;
+mod audit;
+mod auth;
+mod body;
+mod call;
+mod client;
+mod grpc_health;
+mod health;
+mod layer;
+mod methods;
+mod queue;
+mod role;
+mod server;
+mod shutdown;
+mod status;
+mod worker;
+
+pub use auth::{Caller, Right, TokensError};
+pub use call::{Call, Deadline, MAX_DEADLINE, request_by};
+pub use client::{CONNECT_TIMEOUT, Peer, PeerError};
+pub use health::{Check, Health, Probe, Snapshot, State};
+pub use role::{
+    DEFAULT_DRAIN_DELAY, DEFAULT_DRAIN_TIMEOUT, DEFAULT_STREAM_DEADLINE, DEFAULT_UNARY_DEADLINE, Role,
+    RoleArgs, RoleConfig, parse_duration,
+};
+pub use server::{
+    Drained, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_CONCURRENT_STREAMS, MAX_CONNECTION_AGE,
+    MAX_MESSAGE_BYTES, Server, Services, StartError,
+};
+pub use shutdown::{Failure, Stop, StopHandle, run};
+pub use status::{ERROR_DOMAIN, Fault, PUSHBACK, Reason};
+pub use worker::{DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Done, Work, Worker, WorkerOptions};

@@ -1,0 +1,203 @@
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// What a check speaks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// Passes until told otherwise; failing, it asks for a restart of the process.
+    Live,
+    /// Fails until told otherwise; the role starts to serve when every one has passed.
+    Startup,
+    /// Fails until told otherwise; calls are served, but the role is not ready for new traffic.
+    Ready,
+}
+
+/// Where a role is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// A start-up check has not passed; calls are refused.
+    Starting,
+    /// Serving.
+    Serving,
+    /// Not ready any more, still serving.
+    Draining,
+    /// New calls are refused; calls in flight go on.
+    Closing,
+    /// Calls in flight are cut off.
+    Closed,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    name: &'static str,
+    probe: Probe,
+    failure: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    checks: Vec<Entry>,
+    stopping: Option<State>,
+}
+
+/// The health of one role: named checks and the state that follows from them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Health {
+    inner: Arc<Mutex<Inner>>,
+    changed: watch::Sender<Snapshot>,
+}
+
+/// What the checks add up to at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Where the role is in its life.
+    pub state: State,
+    /// No live check fails.
+    pub live: bool,
+    /// Serving, live and every ready check passes.
+    pub ready: bool,
+}
+
+/// One named check of a [`Health`].
+#[derive(Debug, Clone)]
+pub struct Check {
+    health: Health,
+    index: usize,
+}
+
+impl Health {
+    pub(crate) fn new() -> Self {
+        let inner = Inner::default();
+        let changed = watch::Sender::new(inner.snapshot());
+        Self { inner: Arc::new(Mutex::new(inner)), changed }
+    }
+
+    /// Adds a check. A start-up or ready check fails until [`Check::pass`] is called; a live check passes.
+    ///
+    /// Add start-up checks before [`crate::Server::serve`] is called: a role without one serves at once.
+    pub fn check(&self, name: &'static str, probe: Probe) -> Check {
+        let failure = (probe != Probe::Live).then(|| "not done yet".to_owned());
+        let mut index = 0;
+        self.update(|inner| {
+            index = inner.checks.len();
+            inner.checks.push(Entry { name, probe, failure });
+        });
+        Check { health: self.clone(), index }
+    }
+
+    /// The present state.
+    pub fn snapshot(&self) -> Snapshot {
+        *self.changed.borrow()
+    }
+
+    /// Follows the state.
+    pub fn subscribe(&self) -> watch::Receiver<Snapshot> {
+        self.changed.subscribe()
+    }
+
+    /// Waits until the role is ready.
+    pub async fn ready(&self) {
+        // The sender lives in self, so the wait ends in readiness only.
+        let _ = self.subscribe().wait_for(|now| now.ready).await;
+    }
+
+    pub(crate) fn stop(&self, state: State) {
+        self.update(|inner| inner.stopping = Some(state));
+    }
+
+    /// Name and failure of every check that `probe` looks at.
+    pub(crate) fn report(&self, probe: Probe) -> Vec<(&'static str, Option<String>)> {
+        let inner = self.inner.lock();
+        let counts = |entry: &&Entry| match probe {
+            Probe::Ready => true,
+            _ => entry.probe == probe,
+        };
+        let mut report: Vec<_> =
+            inner.checks.iter().filter(counts).map(|entry| (entry.name, entry.failure.clone())).collect();
+        if probe == Probe::Ready && inner.stopping.is_some() {
+            report.push(("serving", Some("draining".to_owned())));
+        }
+        report
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Inner)) {
+        let mut inner = self.inner.lock();
+        change(&mut inner);
+        let now = inner.snapshot();
+        self.changed.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+}
+
+impl Inner {
+    fn snapshot(&self) -> Snapshot {
+        let passes = |probe| {
+            self.checks.iter().filter(|entry| entry.probe == probe).all(|entry| entry.failure.is_none())
+        };
+        let state = match self.stopping {
+            Some(state) => state,
+            None if passes(Probe::Startup) => State::Serving,
+            None => State::Starting,
+        };
+        let live = passes(Probe::Live);
+        Snapshot { state, live, ready: live && state == State::Serving && passes(Probe::Ready) }
+    }
+}
+
+impl Check {
+    /// The check passes from now on.
+    pub fn pass(&self) {
+        self.set(None);
+    }
+
+    /// The check fails from now on; the reason shows in `?verbose`.
+    pub fn fail(&self, reason: impl Into<String>) {
+        self.set(Some(reason.into()));
+    }
+
+    fn set(&self, failure: Option<String>) {
+        self.health.update(|inner| inner.checks[self.index].failure = failure);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_serves_when_every_start_up_check_has_passed() {
+        let health = Health::new();
+        let model = health.check("model", Probe::Startup);
+        let index = health.check("index", Probe::Startup);
+        model.pass();
+        assert_eq!(health.snapshot().state, State::Starting);
+        index.pass();
+        assert_eq!(health.snapshot(), Snapshot { state: State::Serving, live: true, ready: true });
+    }
+
+    #[test]
+    fn a_dead_model_is_neither_live_nor_ready() {
+        let health = Health::new();
+        let thread = health.check("model thread", Probe::Live);
+        assert!(health.snapshot().live);
+        thread.fail("panicked");
+        assert_eq!(health.snapshot(), Snapshot { state: State::Serving, live: false, ready: false });
+        assert_eq!(health.report(Probe::Live), vec![("model thread", Some("panicked".to_owned()))]);
+    }
+
+    #[test]
+    fn draining_ends_readiness_for_good() {
+        let health = Health::new();
+        let lease = health.check("lease", Probe::Ready);
+        lease.pass();
+        assert!(health.snapshot().ready);
+        health.stop(State::Draining);
+        lease.pass();
+        assert!(!health.snapshot().ready);
+    }
+}
