@@ -1,1 +1,42 @@
-//! thicket-gallery
+//! The gallery of Thicket: collections of pedestrian images with their vectors, ranked exactly.
+//!
+//! A data folder holds the truth in an embedded transactional store (`gallery.redb`), the images by their BLAKE3 hash
+//! (`images/`), and snapshots of the search indexes (`snapshots/`), which only save time and are rebuilt from the store
+//! whenever they are missing, damaged or of another version.
+//!
+//! Nothing that was acknowledged is lost: an image is synced to disk first, then one transaction stores the item, and
+//! only a durable transaction is answered. An image that no item uses, after a deletion or a crash, is deleted.
+//!
+//! ```no_run
+//! # use thicket_gallery::{App, Config};
+//! # use thicket_runtime::{Failure, Stop};
+//! # async fn example() -> Result<(), Failure> {
+//! let app = App::build(Config::in_process("data")).await?;
+//! let (stop_handle, stop) = Stop::by_hand();
+//! println!("serving on {}", app.grpc_addr());
+//! app.run(stop).await
+//! # }
+//! ```
+
+mod app;
+mod check;
+mod collection;
+mod config;
+mod error;
+mod fault;
+mod gallery;
+mod images;
+mod pool;
+mod record;
+mod rpc;
+mod store;
+mod upsert;
+mod write;
+mod writer;
+
+pub use app::App;
+pub use config::{
+    Args, Config, DEFAULT_BATCH_LIMIT, DEFAULT_CACHE_MIB, DEFAULT_DATA, DEFAULT_QUEUE_LIMIT,
+    DEFAULT_READ_QUEUE_LIMIT, DEFAULT_READERS, DEFAULT_UPSERT_MIB, GalleryArgs,
+};
+pub use error::OpenError;

@@ -1,0 +1,118 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thicket_proto::v1::gallery_service_server::GalleryServiceServer;
+use thicket_runtime::{Check, Failure, Health, MAX_MESSAGE_BYTES, Probe, Role, Server, Services, Stop};
+
+use crate::config::Config;
+use crate::error::OpenError;
+use crate::gallery::Gallery;
+use crate::pool::Pool;
+use crate::rpc::Service;
+
+/// How often the writer thread is looked at.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A gallery that is ready to serve: data loaded, listeners open.
+#[derive(Debug)]
+pub struct App {
+    server: Server,
+    service: Service,
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        if error.is_configuration() {
+            Self::BadInput(error.to_string())
+        } else {
+            Self::Failed(error.to_string())
+        }
+    }
+}
+
+impl App {
+    /// Checks the settings, opens the data folder (building indexes where their snapshots do not serve), then opens the
+    /// listeners.
+    ///
+    /// # Errors
+    /// [`Failure::BadInput`] for a bad setting, a data folder that another gallery works on or a newer version wrote, or
+    /// an address that cannot be listened on; [`Failure::Failed`] where the data cannot be read. No port stays open.
+    pub async fn build(config: Config) -> Result<Self, Failure> {
+        config.validate()?;
+        let role = config.role.clone();
+        let images = config.images;
+        let pool = Pool::start(config.readers, config.read_queue_limit)
+            .map_err(|cause| Failure::Failed(format!("reader threads cannot start: {cause}")))?;
+        let gallery = off_the_runtime("gallery-open", move || Gallery::open(&config)).await??;
+        let service = Service { gallery: Arc::new(gallery), pool: Arc::new(pool), images };
+        match Server::bind(Role::Gallery, &role).await {
+            Ok(server) => Ok(Self { server, service }),
+            Err(error) => {
+                close(service).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Where the API listens.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.server.grpc_addr()
+    }
+
+    /// Where the admin pages are, if anywhere.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.server.admin_addr()
+    }
+
+    /// The role's health.
+    pub fn health(&self) -> Health {
+        self.server.health()
+    }
+
+    /// Serves until `stop`, drains, finishes what is queued, saves snapshots and gives the data folder free.
+    ///
+    /// # Errors
+    /// [`Failure::Failed`] where the drain limit cut calls off.
+    pub async fn run(self, stop: Stop) -> Result<(), Failure> {
+        let live = self.server.health().check("writer", Probe::Live);
+        let watch = tokio::spawn(watch_writer(self.service.gallery.clone(), live));
+        let grpc = GalleryServiceServer::new(self.service.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let drained = self.server.serve(Services::new().with(grpc), stop.requested()).await;
+        watch.abort();
+        close(self.service).await;
+        drained?.into_result()
+    }
+}
+
+/// Fails the live check when the writer thread is lost: only a restart brings it back.
+async fn watch_writer(gallery: Arc<Gallery>, live: Check) {
+    while gallery.is_writable() {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+    live.fail("the writer thread is gone");
+}
+
+async fn close(service: Service) {
+    let closed = off_the_runtime("gallery-close", move || service.gallery.close()).await;
+    if let Err(failure) = closed {
+        tracing::error!(%failure, "the data folder was not closed in order");
+    }
+}
+
+/// Runs blocking work on a thread of its own.
+async fn off_the_runtime<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            let _ = done.send(work());
+        })
+        .map_err(|cause| Failure::Failed(format!("a thread cannot start: {cause}")))?;
+    result.await.map_err(|_| Failure::Failed(format!("{name} panicked")))
+}

@@ -1,0 +1,51 @@
+//! The one place where the gallery's errors become faults of the runtime, hence gRPC statuses.
+
+use std::time::Duration;
+
+use thicket_imaging::ImagingError;
+use thicket_runtime::Fault;
+
+use crate::error::GalleryError;
+
+/// Pause that a full queue asks for.
+const QUEUE_PAUSE: Duration = Duration::from_millis(100);
+
+impl From<GalleryError> for Fault {
+    fn from(error: GalleryError) -> Self {
+        let message = error.to_string();
+        match error {
+            GalleryError::Invalid { field, reason, message } => Self::invalid(field, reason, message),
+            GalleryError::UnknownCollection { name } => Self::not_found("collection", name),
+            GalleryError::UnknownItem { id, .. } => Self::not_found("item", id),
+            GalleryError::UnknownImage { image, .. } => Self::not_found("image", image),
+            GalleryError::CollectionExists { name } => Self::already_exists("collection", name),
+            GalleryError::ModelMismatch { .. } => Self::failed_precondition("MODEL_MISMATCH", message),
+            GalleryError::DiskFull { .. } => {
+                Self::Exhausted { reason: "DISK_FULL".into(), message, retry_after: None }
+            }
+            GalleryError::QueueFull { .. } => Self::exhausted("QUEUE_FULL", message, QUEUE_PAUSE),
+            GalleryError::AnswerTooLarge { .. } => Self::out_of_range("top", "ANSWER_TOO_LARGE", message),
+            GalleryError::DataLoss { .. } => {
+                tracing::error!(error = message, "stored data is lost");
+                Self::DataLoss { message }
+            }
+            GalleryError::Stopping => Self::unavailable("DRAINING", message, Duration::ZERO),
+            GalleryError::Internal { .. } => Self::internal(message),
+        }
+    }
+}
+
+/// Refuses an image with a reason that callers can tell apart.
+pub(crate) fn bad_image(error: &ImagingError) -> GalleryError {
+    let reason = match error {
+        ImagingError::Empty => "IMAGE_EMPTY",
+        ImagingError::EncodedSize { .. }
+        | ImagingError::Dimensions { .. }
+        | ImagingError::DecodedSize { .. } => "IMAGE_TOO_LARGE",
+        ImagingError::Format { .. } => "IMAGE_FORMAT_UNKNOWN",
+        ImagingError::Animated { .. } => "IMAGE_ANIMATED",
+        ImagingError::ZeroArea { .. } => "IMAGE_WITHOUT_AREA",
+        _ => "IMAGE_UNDECODABLE",
+    };
+    GalleryError::invalid("image", reason, error.to_string())
+}

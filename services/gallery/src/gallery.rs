@@ -1,0 +1,281 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use thicket_engine::{Similarity, VectorIndex};
+use thicket_index::{FaissIndex, SnapshotError};
+use thicket_proto::v1;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::collection::Collection;
+use crate::config::Config;
+use crate::error::{GalleryError, OpenError};
+use crate::images::ImageStore;
+use crate::record::{CollectionRecord, ImageHash, Version};
+use crate::store::Store;
+use crate::write::{Put, Write};
+use crate::writer::{Job, Reply, Writer};
+
+/// The collections of one data folder.
+///
+/// One thread writes: it takes what is queued, stores images, commits one transaction and only then answers. Readers
+/// look at the collections in memory. All methods but the `async` ones block and belong on a thread of their own.
+#[derive(Debug)]
+pub(crate) struct Gallery {
+    shared: Arc<Shared>,
+    /// `None` once the gallery is closed.
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    queue_limit: usize,
+    /// Bounds the bytes of queued upserts, in KiB.
+    bytes_in_flight: Arc<Semaphore>,
+    budget_kib: u32,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the writer and the readers have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// By name. The writer alone changes the map.
+    pub(crate) collections: RwLock<BTreeMap<String, Arc<Collection>>>,
+    pub(crate) images: ImageStore,
+    pub(crate) snapshots: PathBuf,
+}
+
+impl Gallery {
+    /// Opens or creates a data folder: reads the store, collects images that nothing uses, loads or rebuilds the
+    /// indexes, starts the writer.
+    pub(crate) fn open(config: &Config) -> Result<Self, OpenError> {
+        let images = config.data.join("images");
+        let failed = |cause: std::io::Error| OpenError::folder(&config.data, cause);
+        std::fs::create_dir_all(&config.data).map_err(failed)?;
+        // The store's lock keeps a second gallery out before anything is cleaned up.
+        let store = Store::open(&config.data, config.cache_bytes)?;
+        Self::open_with(config, store, ImageStore::open(&images)?)
+    }
+
+    /// [`Self::open`] with the images elsewhere.
+    pub(crate) fn open_with(
+        config: &Config,
+        mut store: Store,
+        images: ImageStore,
+    ) -> Result<Self, OpenError> {
+        let unreadable = |cause: GalleryError| OpenError::folder(&config.data, cause);
+        let used = store.used_images().map_err(unreadable)?;
+        let collected = images.delete_unused(&used).map_err(unreadable)?;
+        if collected > 0 {
+            tracing::info!(images = collected, "deleted images that no item uses");
+        }
+        let snapshots = config.data.join("snapshots");
+        std::fs::create_dir_all(&snapshots).map_err(|cause| OpenError::folder(&snapshots, cause))?;
+        let shared = Arc::new(Shared { collections: RwLock::default(), images, snapshots });
+
+        let budget_kib = u32::try_from(config.upsert_bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
+        let (jobs, queue) = mpsc::channel(config.queue_limit);
+        let mut writer = Writer::new(shared.clone(), store, queue, config.batch_limit);
+        writer.load_all().map_err(unreadable)?;
+        writer.remove_stray_snapshots();
+        let thread = std::thread::Builder::new()
+            .name("gallery-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|cause| OpenError::folder(&config.data, cause))?;
+        Ok(Self {
+            shared,
+            jobs: Mutex::new(Some(jobs)),
+            queue_limit: config.queue_limit,
+            bytes_in_flight: Arc::new(Semaphore::new(budget_kib as usize)),
+            budget_kib,
+            writer: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Refuses new writes, finishes the queued ones, saves snapshots, and gives the data folder free. Blocks.
+    pub(crate) fn close(&self) {
+        self.jobs.lock().take();
+        if let Some(writer) = self.writer.lock().take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the writer thread panicked");
+        }
+    }
+
+    /// False once the writer is gone, in an orderly way or not.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.jobs.lock().as_ref().is_some_and(|jobs| !jobs.is_closed())
+    }
+
+    /// The collection of that name.
+    pub(crate) fn collection(&self, name: &str) -> Result<Arc<Collection>, GalleryError> {
+        let collections = self.shared.collections.read();
+        collections
+            .get(name)
+            .cloned()
+            .ok_or_else(|| GalleryError::UnknownCollection { name: name.to_owned() })
+    }
+
+    /// All collections, by name.
+    pub(crate) fn list(&self) -> Vec<v1::Collection> {
+        self.shared.collections.read().values().map(|collection| collection.describe()).collect()
+    }
+
+    /// The bytes of an image.
+    pub(crate) fn read_image(&self, hash: &ImageHash) -> Result<Bytes, GalleryError> {
+        self.shared.images.get(hash)
+    }
+
+    /// Creates a collection.
+    pub(crate) async fn create(
+        &self,
+        name: String,
+        model_fingerprint: String,
+        dimension: usize,
+        similarity: Similarity,
+    ) -> Result<v1::Collection, GalleryError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let record = CollectionRecord {
+            number: 0,
+            model_fingerprint,
+            dimension,
+            similarity: similarity.into(),
+            created_unix_ms: now.as_millis() as i64,
+            next_sequence: 0,
+            items: 0,
+            version: Version::default(),
+        };
+        match self.submit(Write::Create { name, record })?.answer().await? {
+            Reply::Created(collection) => Ok(collection),
+            other => Err(wrong_reply(&other)),
+        }
+    }
+
+    /// Deletes a collection; returns how many items went with it.
+    pub(crate) async fn drop_collection(&self, name: String) -> Result<u64, GalleryError> {
+        match self.submit(Write::Drop { name })?.answer().await? {
+            Reply::Dropped(items) => Ok(items),
+            other => Err(wrong_reply(&other)),
+        }
+    }
+
+    /// Deletes items; returns how many there were.
+    pub(crate) async fn delete(&self, collection: String, ids: Vec<String>) -> Result<u64, GalleryError> {
+        match self.submit(Write::Delete { collection, ids })?.answer().await? {
+            Reply::Deleted(items) => Ok(items),
+            other => Err(wrong_reply(&other)),
+        }
+    }
+
+    /// Waits until an upsert of about `bytes` may be held in memory.
+    pub(crate) async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, GalleryError> {
+        // One that is larger than the whole budget waits for all of it.
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.budget_kib);
+        self.bytes_in_flight.clone().acquire_many_owned(kib).await.map_err(|_| GalleryError::Stopping)
+    }
+
+    /// Queues an upsert, waiting for a place in the queue; the order of calls is the order of the writes.
+    pub(crate) async fn put(
+        &self,
+        put: Put,
+        image: Option<(ImageHash, Bytes)>,
+        reserved: OwnedSemaphorePermit,
+    ) -> Result<Ticket, GalleryError> {
+        let jobs = self.jobs.lock().clone().ok_or(GalleryError::Stopping)?;
+        let (job, ticket) = job(Write::Put(put), image, Some(reserved));
+        jobs.send(job).await.map_err(|_| GalleryError::Stopping)?;
+        Ok(ticket)
+    }
+
+    fn submit(&self, write: Write) -> Result<Ticket, GalleryError> {
+        let (job, ticket) = job(write, None, None);
+        match self.jobs.lock().as_ref().ok_or(GalleryError::Stopping)?.try_send(job) {
+            Ok(()) => Ok(ticket),
+            Err(TrySendError::Full(_)) => {
+                Err(GalleryError::QueueFull { queue: "write", limit: self.queue_limit })
+            }
+            Err(TrySendError::Closed(_)) => Err(GalleryError::Stopping),
+        }
+    }
+}
+
+/// A queued write.
+#[derive(Debug)]
+pub(crate) struct Ticket(oneshot::Receiver<Result<Reply, GalleryError>>);
+
+impl Ticket {
+    async fn answer(self) -> Result<Reply, GalleryError> {
+        self.0.await.unwrap_or(Err(GalleryError::Stopping))
+    }
+
+    /// The item as stored; it is durable then.
+    pub(crate) async fn stored(self) -> Result<v1::Item, GalleryError> {
+        match self.answer().await? {
+            Reply::Stored(item) => Ok(item),
+            other => Err(wrong_reply(&other)),
+        }
+    }
+}
+
+fn job(
+    write: Write,
+    image: Option<(ImageHash, Bytes)>,
+    reserved: Option<OwnedSemaphorePermit>,
+) -> (Job, Ticket) {
+    let (reply, answer) = oneshot::channel();
+    (Job { write, image, reply, _reserved: reserved }, Ticket(answer))
+}
+
+fn wrong_reply(reply: &Reply) -> GalleryError {
+    GalleryError::internal("writing", format!("a reply of another kind: {reply:?}"))
+}
+
+/// Builds the view of one collection from the store, its index from the snapshot where that is sound and current.
+///
+/// The second value tells whether the snapshot served.
+pub(crate) fn load(
+    store: &mut Store,
+    name: String,
+    record: &CollectionRecord,
+    snapshot: &Path,
+) -> Result<(Collection, bool), GalleryError> {
+    let items = store.items(record.number)?;
+    let index = match FaissIndex::load(snapshot, record.dimension, &record.version) {
+        Ok(index)
+            if index.len() == items.len() && items.iter().all(|(sequence, _)| index.contains(*sequence)) =>
+        {
+            Some(index)
+        }
+        Ok(_) => {
+            tracing::warn!(
+                collection = name,
+                "the snapshot holds other items than the store, rebuilding the index"
+            );
+            None
+        }
+        Err(SnapshotError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            tracing::info!(collection = name, items = items.len(), "no snapshot, building the index");
+            None
+        }
+        Err(error @ SnapshotError::Stale { .. }) => {
+            tracing::info!(collection = name, %error, "rebuilding the index");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(collection = name, %error, "rebuilding the index");
+            None
+        }
+    };
+    if let Some(index) = index {
+        return Ok((Collection::new(name, record, items, index), true));
+    }
+    let failed = |cause| GalleryError::internal("rebuilding the index", cause);
+    let mut index = FaissIndex::new(record.dimension).map_err(failed)?;
+    store.vectors(record.number, |sequences, values| index.add(sequences, values).map_err(failed))?;
+    if index.len() != items.len() {
+        let reason = format!("the store has {} vectors for {} items", index.len(), items.len());
+        return Err(GalleryError::internal("rebuilding the index", reason));
+    }
+    Ok((Collection::new(name, record, items, index), false))
+}

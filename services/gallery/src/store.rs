@@ -1,0 +1,437 @@
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use uuid::Uuid;
+
+use crate::error::{GalleryError, OpenError};
+use crate::record::{CollectionRecord, ImageHash, ItemRecord, Version};
+use crate::write::{Done, Put, Write};
+
+/// Version of the layout below.
+const FORMAT: u64 = 1;
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// Version of the last transaction, under the empty key.
+const LAST: TableDefinition<&str, Version> = TableDefinition::new("last_transaction");
+/// Name to [`CollectionRecord`] as JSON.
+const COLLECTIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("collections");
+/// (collection number, sequence number) to [`ItemRecord`] as JSON.
+const ITEMS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("items");
+/// (collection number, sequence number) to f32 values, little-endian.
+const VECTORS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("vectors");
+/// (collection number, caller's id) to sequence number.
+const IDS: TableDefinition<(u64, &str), u64> = TableDefinition::new("ids");
+/// (image hash, collection number) to the number of items that use it.
+const IMAGES: TableDefinition<([u8; 32], u64), u64> = TableDefinition::new("images");
+
+/// The truth: an embedded transactional store, owned by one thread.
+#[derive(Debug)]
+pub(crate) struct Store {
+    path: PathBuf,
+    cache_bytes: usize,
+    /// `None` after an I/O error until the file could be opened again.
+    database: Option<Database>,
+}
+
+/// What a transaction did.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    /// One result a write, in order.
+    pub(crate) results: Vec<Result<Done, GalleryError>>,
+    /// Images that no item uses any more.
+    pub(crate) unused: Vec<ImageHash>,
+    /// Name of the transaction: the version of every collection that it changed.
+    pub(crate) version: Version,
+}
+
+impl Store {
+    /// Opens or creates the store in `folder`.
+    pub(crate) fn open(folder: &Path, cache_bytes: usize) -> Result<Self, OpenError> {
+        let path = folder.join("gallery.redb");
+        let database = open_database(&path, cache_bytes).map_err(|cause| match cause {
+            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { folder: folder.to_owned() },
+            cause => OpenError::folder(folder, cause),
+        })?;
+        let found = prepare(&database).map_err(|cause| OpenError::folder(folder, cause))?;
+        if found != FORMAT {
+            return Err(OpenError::Format { folder: folder.to_owned(), expected: FORMAT, found });
+        }
+        Ok(Self { path, cache_bytes, database: Some(database) })
+    }
+
+    /// All collections by name.
+    pub(crate) fn collections(&mut self) -> Result<Vec<(String, CollectionRecord)>, GalleryError> {
+        self.read(|database| {
+            let table = database.begin_read()?.open_table(COLLECTIONS)?;
+            let mut collections = Vec::new();
+            for entry in table.iter()? {
+                let (name, record) = entry?;
+                collections.push((name.value().to_owned(), parse(record.value())?));
+            }
+            Ok(collections)
+        })
+    }
+
+    /// All items of a collection, by sequence number ascending.
+    pub(crate) fn items(&mut self, collection: u64) -> Result<Vec<(u64, ItemRecord)>, GalleryError> {
+        self.read(|database| {
+            let table = database.begin_read()?.open_table(ITEMS)?;
+            let mut items = Vec::new();
+            for entry in table.range(span(collection))? {
+                let (key, record) = entry?;
+                items.push((key.value().1, parse(record.value())?));
+            }
+            Ok(items)
+        })
+    }
+
+    /// Hands every vector of a collection to `take` in blocks: sequence numbers, then values, row-major.
+    pub(crate) fn vectors(
+        &mut self,
+        collection: u64,
+        mut take: impl FnMut(&[u64], &[f32]) -> Result<(), GalleryError>,
+    ) -> Result<(), GalleryError> {
+        const ROWS_PER_BLOCK: usize = 1024;
+        let mut taken = Ok(());
+        self.read(|database| {
+            let table = database.begin_read()?.open_table(VECTORS)?;
+            let (mut sequences, mut values) = (Vec::new(), Vec::new());
+            for entry in table.range(span(collection))? {
+                let (key, bytes) = entry?;
+                sequences.push(key.value().1);
+                values
+                    .extend(bytes.value().as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)));
+                if sequences.len() == ROWS_PER_BLOCK {
+                    taken = take(&sequences, &values);
+                    if taken.is_err() {
+                        return Ok(());
+                    }
+                    sequences.clear();
+                    values.clear();
+                }
+            }
+            taken = take(&sequences, &values);
+            Ok(())
+        })?;
+        taken
+    }
+
+    /// Every image that an item uses.
+    pub(crate) fn used_images(&mut self) -> Result<HashSet<ImageHash>, GalleryError> {
+        self.read(|database| {
+            let table = database.begin_read()?.open_table(IMAGES)?;
+            table.iter()?.map(|entry| Ok(ImageHash::from(entry?.0.value().0))).collect()
+        })
+    }
+
+    /// Which of `hashes` no item uses.
+    pub(crate) fn unused_of(
+        &mut self,
+        hashes: impl IntoIterator<Item = ImageHash>,
+    ) -> Result<Vec<ImageHash>, GalleryError> {
+        self.read(|database| {
+            let table = database.begin_read()?.open_table(IMAGES)?;
+            let mut unused = Vec::new();
+            for hash in hashes {
+                if !is_used(&table, &hash)? {
+                    unused.push(hash);
+                }
+            }
+            Ok(unused)
+        })
+    }
+
+    /// Applies writes in order in one transaction, which is durable on return.
+    ///
+    /// A write that breaks a rule fails alone. `unused` of the result also names those of `touched` that no item uses:
+    /// images that were written for puts that failed.
+    ///
+    /// # Errors
+    /// [`GalleryError::DiskFull`] or [`GalleryError::Internal`]; then nothing was changed.
+    pub(crate) fn apply(&mut self, writes: &[Write], touched: &[ImageHash]) -> Result<Applied, GalleryError> {
+        let version = *Uuid::new_v4().as_bytes();
+        let database = self.database()?;
+        let mut applied = None;
+        match transact(database, writes, touched, version, &mut applied) {
+            Ok(()) => {}
+            Err(cause) => {
+                let failure = GalleryError::from_write("writing the store", &cause);
+                tracing::warn!(error = %cause, writes = writes.len(), "a transaction failed, opening the store again");
+                // After an I/O error the database refuses everything until it is opened again. That also tells
+                // whether the transaction was lost or had reached the disk after all.
+                self.database = None;
+                let landed = self.read(|database| {
+                    let table = database.begin_read()?.open_table(LAST)?;
+                    Ok(table.get("")?.map(|last| last.value()) == Some(version))
+                })?;
+                if !landed {
+                    return Err(failure);
+                }
+            }
+        }
+        applied.ok_or_else(|| GalleryError::internal("writing the store", "the transaction left no result"))
+    }
+
+    fn database(&mut self) -> Result<&Database, GalleryError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => open_database(&self.path, self.cache_bytes).map_err(|cause| {
+                GalleryError::from_write("opening the store again", &redb::Error::from(cause))
+            })?,
+        };
+        Ok(self.database.insert(database))
+    }
+
+    fn read<T>(&mut self, read: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, GalleryError> {
+        let database = self.database()?;
+        read(database).map_err(|cause| {
+            self.database = None;
+            GalleryError::internal("reading the store", cause)
+        })
+    }
+}
+
+fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
+    Builder::new().set_cache_size(cache_bytes).create(path)
+}
+
+/// Creates the tables of an empty store; returns the format found.
+fn prepare(database: &Database) -> Result<u64, redb::Error> {
+    let transaction = database.begin_write()?;
+    let format = {
+        let mut meta = transaction.open_table(META)?;
+        let found = meta.get("format")?.map(|format| format.value());
+        match found {
+            Some(format) => format,
+            None => {
+                meta.insert("format", FORMAT)?;
+                FORMAT
+            }
+        }
+    };
+    if format == FORMAT {
+        Tables::open(&transaction)?;
+        transaction.open_table(LAST)?;
+    }
+    transaction.commit()?;
+    Ok(format)
+}
+
+fn transact(
+    database: &Database,
+    writes: &[Write],
+    touched: &[ImageHash],
+    version: Version,
+    applied: &mut Option<Applied>,
+) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    // A crash must not cost a walk over all vectors at the next start.
+    transaction.set_quick_repair(true);
+    {
+        let mut tables = Tables::open(&transaction)?;
+        let mut results = Vec::with_capacity(writes.len());
+        for write in writes {
+            results.push(tables.apply(write)?);
+        }
+        let unused = tables.finish(version, touched)?;
+        transaction.open_table(LAST)?.insert("", version)?;
+        *applied = Some(Applied { results, unused, version });
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Outer: the store failed. Inner: the write broke a rule and changed nothing.
+type Outcome<T> = Result<Result<T, GalleryError>, redb::Error>;
+
+struct Tables<'t> {
+    meta: Table<'t, &'static str, u64>,
+    collections: Table<'t, &'static str, &'static [u8]>,
+    items: Table<'t, (u64, u64), &'static [u8]>,
+    vectors: Table<'t, (u64, u64), &'static [u8]>,
+    ids: Table<'t, (u64, &'static str), u64>,
+    images: Table<'t, ([u8; 32], u64), u64>,
+    /// Records as changed by this transaction; `None` for a deleted collection.
+    changed: HashMap<String, Option<CollectionRecord>>,
+    /// Images whose use went down.
+    released: BTreeSet<ImageHash>,
+}
+
+impl<'t> Tables<'t> {
+    fn open(transaction: &'t redb::WriteTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            meta: transaction.open_table(META)?,
+            collections: transaction.open_table(COLLECTIONS)?,
+            items: transaction.open_table(ITEMS)?,
+            vectors: transaction.open_table(VECTORS)?,
+            ids: transaction.open_table(IDS)?,
+            images: transaction.open_table(IMAGES)?,
+            changed: HashMap::new(),
+            released: BTreeSet::new(),
+        })
+    }
+
+    fn apply(&mut self, write: &Write) -> Outcome<Done> {
+        match write {
+            Write::Create { name, record } => self.create(name, record),
+            Write::Drop { name } => self.drop_collection(name),
+            Write::Put(put) => self.put(put),
+            Write::Delete { collection, ids } => self.delete(collection, ids),
+        }
+    }
+
+    /// The collection as this transaction has it so far.
+    fn record(&self, name: &str) -> Result<Option<CollectionRecord>, redb::Error> {
+        if let Some(changed) = self.changed.get(name) {
+            return Ok(changed.clone());
+        }
+        self.collections.get(name)?.map(|record| parse(record.value())).transpose()
+    }
+
+    fn create(&mut self, name: &str, record: &CollectionRecord) -> Outcome<Done> {
+        if self.record(name)?.is_some() {
+            return Ok(Err(GalleryError::CollectionExists { name: name.to_owned() }));
+        }
+        let number = self.meta.get("next_collection")?.map_or(1, |number| number.value());
+        self.meta.insert("next_collection", number + 1)?;
+        let record = CollectionRecord { number, ..record.clone() };
+        self.changed.insert(name.to_owned(), Some(record.clone()));
+        Ok(Ok(Done::Created { record }))
+    }
+
+    fn drop_collection(&mut self, name: &str) -> Outcome<Done> {
+        let Some(record) = self.record(name)? else {
+            return Ok(Err(GalleryError::UnknownCollection { name: name.to_owned() }));
+        };
+        let number = record.number;
+        let mut ids = Vec::new();
+        for entry in self.items.range(span(number))? {
+            ids.push(parse::<ItemRecord>(entry?.1.value())?);
+        }
+        for item in ids {
+            self.ids.remove((number, item.id.as_str()))?;
+            if let Some(image) = item.image {
+                self.release(image.hash, number)?;
+            }
+        }
+        self.items.retain_in(span(number), |_, _| false)?;
+        self.vectors.retain_in(span(number), |_, _| false)?;
+        self.changed.insert(name.to_owned(), None);
+        Ok(Ok(Done::Dropped { number, items: record.items }))
+    }
+
+    fn put(&mut self, put: &Put) -> Outcome<Done> {
+        let record = self.record(&put.collection)?.filter(|record| record.number == put.number);
+        let Some(mut record) = record else {
+            return Ok(Err(GalleryError::UnknownCollection { name: put.collection.clone() }));
+        };
+        let number = record.number;
+        let held = self.ids.get((number, put.item.id.as_str()))?.map(|sequence| sequence.value());
+        let sequence = held.unwrap_or(record.next_sequence);
+        if held.is_none() {
+            record.next_sequence += 1;
+            record.items += 1;
+            self.ids.insert((number, put.item.id.as_str()), sequence)?;
+        }
+        if let Some(image) = &put.item.image {
+            let key = (*image.hash.bytes(), number);
+            let uses = self.images.get(key)?.map_or(0, |uses| uses.value());
+            self.images.insert(key, uses + 1)?;
+        }
+        let item = serde_json::to_vec(&put.item).map_err(corrupted)?;
+        let old = match self.items.insert((number, sequence), item.as_slice())? {
+            Some(old) => Some(parse::<ItemRecord>(old.value())?),
+            None => None,
+        };
+        if let Some(image) = old.and_then(|old| old.image) {
+            self.release(image.hash, number)?;
+        }
+        let values: Vec<u8> = put.vector.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.vectors.insert((number, sequence), values.as_slice())?;
+        self.changed.insert(put.collection.clone(), Some(record));
+        Ok(Ok(Done::Stored { sequence }))
+    }
+
+    fn delete(&mut self, collection: &str, ids: &[String]) -> Outcome<Done> {
+        let Some(mut record) = self.record(collection)? else {
+            return Ok(Err(GalleryError::UnknownCollection { name: collection.to_owned() }));
+        };
+        let number = record.number;
+        let mut sequences = Vec::new();
+        for id in ids {
+            let Some(sequence) = self.ids.remove((number, id.as_str()))?.map(|sequence| sequence.value())
+            else {
+                continue;
+            };
+            let old = match self.items.remove((number, sequence))? {
+                Some(old) => Some(parse::<ItemRecord>(old.value())?),
+                None => None,
+            };
+            self.vectors.remove((number, sequence))?;
+            if let Some(image) = old.and_then(|old| old.image) {
+                self.release(image.hash, number)?;
+            }
+            sequences.push(sequence);
+        }
+        record.items = record.items.saturating_sub(sequences.len() as u64);
+        if !sequences.is_empty() {
+            self.changed.insert(collection.to_owned(), Some(record));
+        }
+        Ok(Ok(Done::Deleted { number, sequences }))
+    }
+
+    fn release(&mut self, hash: ImageHash, collection: u64) -> Result<(), redb::Error> {
+        let key = (*hash.bytes(), collection);
+        let uses = self.images.get(key)?.map_or(0, |uses| uses.value());
+        if uses > 1 {
+            self.images.insert(key, uses - 1)?;
+        } else {
+            self.images.remove(key)?;
+            self.released.insert(hash);
+        }
+        Ok(())
+    }
+
+    /// Writes the changed records back; returns the images that nothing uses.
+    fn finish(mut self, version: Version, touched: &[ImageHash]) -> Result<Vec<ImageHash>, redb::Error> {
+        for (name, record) in self.changed {
+            match record {
+                Some(mut record) => {
+                    record.version = version;
+                    let record = serde_json::to_vec(&record).map_err(corrupted)?;
+                    self.collections.insert(name.as_str(), record.as_slice())?;
+                }
+                None => {
+                    self.collections.remove(name.as_str())?;
+                }
+            }
+        }
+        self.released.extend(touched);
+        let mut unused = Vec::new();
+        for hash in self.released {
+            if !is_used(&self.images, &hash)? {
+                unused.push(hash);
+            }
+        }
+        Ok(unused)
+    }
+}
+
+fn is_used(images: &impl ReadableTable<([u8; 32], u64), u64>, hash: &ImageHash) -> Result<bool, redb::Error> {
+    let key = *hash.bytes();
+    Ok(images.range((key, 0)..=(key, u64::MAX))?.next().transpose()?.is_some())
+}
+
+/// Keys of one collection.
+fn span(collection: u64) -> std::ops::RangeInclusive<(u64, u64)> {
+    (collection, 0)..=(collection, u64::MAX)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, redb::Error> {
+    serde_json::from_slice(bytes).map_err(corrupted)
+}
+
+fn corrupted(cause: impl std::fmt::Display) -> redb::Error {
+    redb::Error::Corrupted(format!("a record cannot be read: {cause}"))
+}

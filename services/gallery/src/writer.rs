@@ -1,0 +1,302 @@
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use opentelemetry::KeyValue;
+use thicket_index::FaissIndex;
+use thicket_proto::v1;
+use thicket_telemetry::{instruments, names};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::collection::{Change, Collection, describe_item};
+use crate::error::GalleryError;
+use crate::gallery::{Shared, load};
+use crate::record::{ImageHash, Version};
+use crate::store::{Applied, Store};
+use crate::write::{Done, Write};
+
+/// A queued write.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) write: Write,
+    /// The image of a [`Write::Put`], where it has one.
+    pub(crate) image: Option<(ImageHash, Bytes)>,
+    pub(crate) reply: oneshot::Sender<Result<Reply, GalleryError>>,
+    /// Given back when the job is done.
+    pub(crate) _reserved: Option<OwnedSemaphorePermit>,
+}
+
+/// What a write did, as callers see it. It is durable by then.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// The collection as created.
+    Created(v1::Collection),
+    /// Items deleted with the collection.
+    Dropped(u64),
+    /// The item as stored.
+    Stored(v1::Item),
+    /// Items deleted.
+    Deleted(u64),
+}
+
+type ReplyTo = oneshot::Sender<Result<Reply, GalleryError>>;
+
+/// Owns the store; runs on one thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    store: Store,
+    queue: mpsc::Receiver<Job>,
+    batch_limit: usize,
+    /// Version of the snapshot on disk, by collection number.
+    saved: HashMap<u64, Version>,
+    /// True when the collections in memory may lag behind the store.
+    behind: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        store: Store,
+        queue: mpsc::Receiver<Job>,
+        batch_limit: usize,
+    ) -> Self {
+        Self { shared, store, queue, batch_limit, saved: HashMap::new(), behind: false }
+    }
+
+    /// Brings the collections in memory to what the store holds.
+    pub(crate) fn load_all(&mut self) -> Result<(), GalleryError> {
+        let records = self.store.collections()?;
+        let names: HashSet<String> = records.iter().map(|(name, _)| name.clone()).collect();
+        for (name, record) in records {
+            let current = self.shared.collections.read().get(&name).cloned();
+            if current.is_some_and(|view| view.number == record.number && view.version() == record.version) {
+                continue;
+            }
+            let path = self.snapshot_path(record.number);
+            let (view, from_snapshot) = load(&mut self.store, name.clone(), &record, &path)?;
+            let items = view.len();
+            if from_snapshot {
+                self.saved.insert(record.number, record.version);
+            } else if items > 0 {
+                self.save_snapshot(&view);
+            }
+            tracing::info!(collection = name, items, from_snapshot, "collection loaded");
+            report_size(&view);
+            self.shared.collections.write().insert(name, Arc::new(view));
+        }
+        self.shared.collections.write().retain(|name, _| names.contains(name));
+        self.behind = false;
+        Ok(())
+    }
+
+    /// Removes snapshots of collections that are gone and files that a crash left half written.
+    pub(crate) fn remove_stray_snapshots(&self) {
+        let kept: HashSet<PathBuf> =
+            self.shared.collections.read().values().map(|view| self.snapshot_path(view.number)).collect();
+        let Ok(files) = std::fs::read_dir(&self.shared.snapshots) else {
+            return;
+        };
+        for file in files.flatten().map(|file| file.path()).filter(|path| !kept.contains(path)) {
+            if let Err(error) = std::fs::remove_file(&file) {
+                tracing::warn!(file = %file.display(), %error, "a stray snapshot was not removed");
+            }
+        }
+    }
+
+    /// Works until every sender of the queue is gone, then saves snapshots.
+    pub(crate) fn run(mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < self.batch_limit
+                && let Ok(job) = self.queue.try_recv()
+            {
+                batch.push(job);
+            }
+            // Nobody waits for a cancelled write, and it was not acknowledged.
+            batch.retain(|job| !job.reply.is_closed());
+            if !batch.is_empty() {
+                instruments().batch_size.record(batch.len() as u64, &[KeyValue::new(names::STAGE, "write")]);
+                self.commit(batch);
+            }
+        }
+        let views: Vec<Arc<Collection>> = self.shared.collections.read().values().cloned().collect();
+        for view in views {
+            if self.saved.get(&view.number) != Some(&view.version()) {
+                self.save_snapshot(&view);
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: Vec<Job>) {
+        if self.behind
+            && let Err(cause) = self.load_all()
+        {
+            for job in batch {
+                answer(job.reply, Err(cause.clone()));
+            }
+            return;
+        }
+        let written = self.store_images(&batch);
+        let touched: Vec<ImageHash> =
+            written.iter().filter(|(_, result)| result.is_ok()).map(|(hash, _)| *hash).collect();
+        let (mut writes, mut replies) = (Vec::new(), Vec::new());
+        let mut reserved = Vec::new();
+        for job in batch {
+            match job.image.and_then(|(hash, _)| written.get(&hash)) {
+                Some(Err(cause)) => answer(job.reply, Err(cause.clone())),
+                _ => {
+                    writes.push(job.write);
+                    replies.push(job.reply);
+                    reserved.push(job._reserved);
+                }
+            }
+        }
+        match self.store.apply(&writes, &touched) {
+            Ok(applied) => self.take_over(writes, replies, applied),
+            Err(cause) => {
+                // Images that were written for nothing must not keep a full disk full.
+                match self.store.unused_of(touched) {
+                    Ok(unused) => self.shared.images.delete_all(&unused),
+                    Err(error) => {
+                        tracing::warn!(%error, "images of a failed write are left to the next start")
+                    }
+                }
+                self.catch_up();
+                for reply in replies {
+                    answer(reply, Err(cause.clone()));
+                }
+            }
+        }
+    }
+
+    /// Stores the images of a batch, each hash once; images that an item uses already are durable.
+    fn store_images(&self, batch: &[Job]) -> HashMap<ImageHash, Result<(), GalleryError>> {
+        let collections = self.shared.collections.read().clone();
+        let mut seen = HashSet::new();
+        let mut images = Vec::new();
+        for (hash, bytes) in batch.iter().filter_map(|job| job.image.as_ref()) {
+            let stored =
+                || collections.values().any(|view| view.uses_image(hash)) && self.shared.images.exists(hash);
+            if seen.insert(*hash) && !stored() {
+                images.push((*hash, bytes.clone()));
+            }
+        }
+        let hashes: Vec<ImageHash> = images.iter().map(|(hash, _)| *hash).collect();
+        hashes.into_iter().zip(self.shared.images.put_all(images)).collect()
+    }
+
+    /// Brings a durable transaction into memory, then tells the callers.
+    fn take_over(&mut self, writes: Vec<Write>, replies: Vec<ReplyTo>, applied: Applied) {
+        let mut changes: HashMap<u64, Vec<Change>> = HashMap::new();
+        let mut answers = Vec::with_capacity(replies.len());
+        for ((write, result), reply) in writes.into_iter().zip(applied.results).zip(replies) {
+            let result =
+                result.and_then(|done| self.take_over_one(write, done, applied.version, &mut changes));
+            answers.push((reply, result));
+        }
+        let views: Vec<Arc<Collection>> = self.shared.collections.read().values().cloned().collect();
+        for view in views {
+            if let Some(changes) = changes.remove(&view.number) {
+                if let Err(error) = view.take_over(changes, applied.version) {
+                    tracing::error!(collection = view.name, %error, "the index did not follow, rebuilding it");
+                    self.behind = true;
+                }
+                report_size(&view);
+            }
+        }
+        if self.behind {
+            self.catch_up();
+        }
+        self.shared.images.delete_all(&applied.unused);
+        for (reply, result) in answers {
+            answer(reply, result);
+        }
+    }
+
+    fn take_over_one(
+        &mut self,
+        write: Write,
+        done: Done,
+        version: Version,
+        changes: &mut HashMap<u64, Vec<Change>>,
+    ) -> Result<Reply, GalleryError> {
+        match (write, done) {
+            (Write::Create { name, .. }, Done::Created { mut record }) => {
+                record.version = version;
+                let index = FaissIndex::new(record.dimension)
+                    .map_err(|cause| GalleryError::internal("creating the index", cause))
+                    .inspect_err(|_| self.behind = true)?;
+                let view = Arc::new(Collection::new(name.clone(), &record, Vec::new(), index));
+                self.shared.collections.write().insert(name, view.clone());
+                report_size(&view);
+                Ok(Reply::Created(view.describe()))
+            }
+            (Write::Drop { name }, Done::Dropped { number, items }) => {
+                self.shared.collections.write().remove(&name);
+                changes.remove(&number);
+                self.saved.remove(&number);
+                let path = self.snapshot_path(number);
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        tracing::warn!(file = %path.display(), %error, "a snapshot was not removed");
+                    }
+                    _ => {}
+                }
+                instruments().gallery_vectors.record(0, &[KeyValue::new(names::COLLECTION, name)]);
+                Ok(Reply::Dropped(items))
+            }
+            (Write::Put(put), Done::Stored { sequence }) => {
+                let item = describe_item(&put.item);
+                changes.entry(put.number).or_default().push(Change::Stored { sequence, put: Box::new(put) });
+                Ok(Reply::Stored(item))
+            }
+            (Write::Delete { .. }, Done::Deleted { number, sequences }) => {
+                let deleted = sequences.len() as u64;
+                let gone = sequences.into_iter().map(|sequence| Change::Deleted { sequence });
+                // A deletion that met nothing leaves the collection's version as it is.
+                if deleted > 0 {
+                    changes.entry(number).or_default().extend(gone);
+                }
+                Ok(Reply::Deleted(deleted))
+            }
+            (write, done) => Err(GalleryError::internal("writing", format!("{write:?} ended as {done:?}"))),
+        }
+    }
+
+    /// Tries to bring memory level with the store; the next batch tries again where that fails.
+    fn catch_up(&mut self) {
+        self.behind = true;
+        if let Err(error) = self.load_all() {
+            tracing::error!(%error, "the collections in memory lag behind the store");
+        }
+    }
+
+    fn save_snapshot(&mut self, view: &Collection) {
+        match view.save_snapshot(&self.snapshot_path(view.number)) {
+            Ok(version) => {
+                self.saved.insert(view.number, version);
+            }
+            // A snapshot only saves time at the next start.
+            Err(error) => {
+                tracing::warn!(collection = view.name, %error, "the next start will rebuild the index")
+            }
+        }
+    }
+
+    fn snapshot_path(&self, number: u64) -> PathBuf {
+        self.shared.snapshots.join(format!("{number}.tidx"))
+    }
+}
+
+fn answer(reply: ReplyTo, result: Result<Reply, GalleryError>) {
+    // The caller may have gone away meanwhile.
+    let _ = reply.send(result);
+}
+
+fn report_size(view: &Collection) {
+    instruments()
+        .gallery_vectors
+        .record(view.len() as u64, &[KeyValue::new(names::COLLECTION, view.name.clone())]);
+}
