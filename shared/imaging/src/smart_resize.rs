@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn both_bounds_equal_gives_the_size_of_the_published_evaluation() {
-        assert_eq!(smart_resize(384, 128, 28, 50_176, 50_176).unwrap(), (392, 140));
+        assert_eq!(smart_resize(384, 128, 28, 50_176, 50_176).unwrap(), (364, 112));
         assert_eq!(smart_resize(168, 84, 28, 50_176, 50_176).unwrap(), (336, 168));
     }
 

@@ -1,0 +1,193 @@
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
+use thicket_checkpoint::{Checkpoint, CheckpointError};
+use thicket_engine::{Embedder, EmbedderInfo, EngineError, Similarity};
+use thicket_imaging::{Filter, clip_normalised, resize};
+
+use crate::{ClipError, ClipTokenizer, Config, RunOptions, TwoTower, error::first_line, names};
+
+/// Texts in one forward pass.
+const TEXT_CHUNK: usize = 64;
+/// Images in one forward pass.
+const IMAGE_CHUNK: usize = 32;
+/// Weights of a published run folder, an archive of `torch.save`.
+const PUBLISHED_WEIGHTS: &str = "best.pth";
+/// Entry of that archive that holds the weights.
+const PUBLISHED_WEIGHTS_KEY: &str = "model";
+
+/// How a checkpoint is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Name the model is served under.
+    pub name: String,
+    /// Type in which the network computes; vectors are normalised and returned in f32.
+    pub dtype: DType,
+    /// Where the network computes.
+    pub device: Device,
+}
+
+impl LoadOptions {
+    /// f32 on the CPU, the reference.
+    #[must_use]
+    pub fn reference(name: impl Into<String>) -> Self {
+        Self { name: name.into(), dtype: DType::F32, device: Device::Cpu }
+    }
+}
+
+/// A two-tower checkpoint as an [`Embedder`].
+#[derive(Debug)]
+pub struct ClipEmbedder {
+    info: EmbedderInfo,
+    model: TwoTower,
+    tokenizer: ClipTokenizer,
+    device: Device,
+}
+
+impl ClipEmbedder {
+    /// Loads a folder: `configs.yaml`, the weights as `model.safetensors` (single or sharded) or else `best.pth`, and
+    /// optionally `bpe_simple_vocab.txt`.
+    ///
+    /// # Errors
+    /// [`ClipError`]; a missing, left-over, mis-shaped or non-finite tensor is named.
+    pub fn load(dir: &Path, options: LoadOptions) -> Result<Self, ClipError> {
+        let run = RunOptions::read(dir)?;
+        let checkpoint = open(dir)?;
+        let config = Config::infer(&checkpoint, &run)?;
+        let tokenizer = ClipTokenizer::from_folder(dir, config.vocab_size)?;
+        let builder = checkpoint.var_builder(options.dtype, &options.device);
+        let model = TwoTower::new(&config, builder).map_err(|cause| ClipError::weights(&cause))?;
+        checkpoint.finish(names::is_known_unused)?;
+        let info = EmbedderInfo {
+            name: options.name,
+            fingerprint: fingerprint(&checkpoint, &config, &tokenizer),
+            dimension: config.dimension(),
+            similarity: match config.tse {
+                Some(_) => Similarity::MeanOfTwoCosines,
+                None => Similarity::Cosine,
+            },
+            image_size: (config.image_size.0 as u32, config.image_size.1 as u32),
+            text_length: config.text_length,
+        };
+        Ok(Self { info, model, tokenizer, device: options.device })
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn model(&self) -> &TwoTower {
+        &self.model
+    }
+
+    /// The tokeniser.
+    #[must_use]
+    pub fn tokenizer(&self) -> &ClipTokenizer {
+        &self.tokenizer
+    }
+
+    fn embed_text_chunk(&self, ids: &[&[u32]]) -> candle_core::Result<Vec<Vec<f32>>> {
+        let flat: Vec<u32> = ids.concat();
+        let ids = Tensor::from_vec(flat, (ids.len(), self.info.text_length), &self.device)?;
+        let features = self.model.encode_text(&ids)?;
+        stored_vectors(&features.bge, features.tse.as_ref())
+    }
+
+    fn embed_image_chunk(&self, images: &[RgbImage]) -> candle_core::Result<Vec<Vec<f32>>> {
+        let (height, width) = self.info.image_size;
+        let pixels: Vec<f32> = images
+            .iter()
+            .flat_map(|image| clip_normalised(&resize(image, height, width, Filter::Bilinear)))
+            .collect();
+        let shape = (images.len(), 3, height as usize, width as usize);
+        let features = self.model.encode_image(&Tensor::from_vec(pixels, shape, &self.device)?)?;
+        stored_vectors(&features.bge, features.tse.as_ref())
+    }
+}
+
+impl Embedder for ClipEmbedder {
+    fn info(&self) -> &EmbedderInfo {
+        &self.info
+    }
+
+    fn embed_texts(&mut self, texts: &[String]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let mut encoded = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            let words = self.tokenizer.tokens(text, self.info.text_length);
+            if words.is_empty() {
+                return Err(EngineError::invalid("text", format!("text {index} holds no word")));
+            }
+            encoded.push(self.tokenizer.framed(words, self.info.text_length));
+        }
+        // Texts of like length share a pass, because a pass is as long as its longest text.
+        let mut order: Vec<usize> = (0..encoded.len()).collect();
+        order.sort_by_key(|&index| encoded[index].iter().rposition(|&id| id != 0));
+        let mut vectors = vec![Vec::new(); encoded.len()];
+        for chunk in order.chunks(TEXT_CHUNK) {
+            let ids: Vec<&[u32]> = chunk.iter().map(|&index| encoded[index].as_slice()).collect();
+            let embedded =
+                self.embed_text_chunk(&ids).map_err(|cause| failed("text forward pass", &cause))?;
+            for (&index, vector) in chunk.iter().zip(embedded) {
+                vectors[index] = vector;
+            }
+        }
+        Ok(vectors)
+    }
+
+    fn embed_images(&mut self, images: &[RgbImage]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let mut vectors = Vec::with_capacity(images.len());
+        for chunk in images.chunks(IMAGE_CHUNK) {
+            let embedded =
+                self.embed_image_chunk(chunk).map_err(|cause| failed("image forward pass", &cause))?;
+            vectors.extend(embedded);
+        }
+        Ok(vectors)
+    }
+}
+
+fn open(dir: &Path) -> Result<Checkpoint, ClipError> {
+    let published = dir.join(PUBLISHED_WEIGHTS);
+    let mut checkpoint = match Checkpoint::open(dir) {
+        Err(CheckpointError::NoWeights { .. }) if published.is_file() => {
+            Checkpoint::open_pth(&published, Some(PUBLISHED_WEIGHTS_KEY))?
+        }
+        other => other?,
+    };
+    checkpoint.rename(names::without_parallel_prefix)?;
+    Ok(checkpoint)
+}
+
+fn fingerprint(checkpoint: &Checkpoint, config: &Config, tokenizer: &ClipTokenizer) -> String {
+    let parts = format!("{}\n{config:?}\n{}", checkpoint.fingerprint(), tokenizer.fingerprint());
+    blake3::hash(parts.as_bytes()).to_hex().to_string()
+}
+
+/// Unit vectors of a batch: the global embedding alone, or both embeddings as halves of equal weight, so that the
+/// inner product of two vectors is the mean of the two cosines.
+fn stored_vectors(bge: &Tensor, tse: Option<&Tensor>) -> candle_core::Result<Vec<Vec<f32>>> {
+    let mut vectors = bge.to_vec2::<f32>()?;
+    match tse {
+        None => vectors.iter_mut().try_for_each(|vector| scale_to(vector, 1.0))?,
+        Some(tse) => {
+            let half = std::f64::consts::FRAC_1_SQRT_2;
+            for (vector, mut selected) in vectors.iter_mut().zip(tse.to_vec2::<f32>()?) {
+                scale_to(vector, half)?;
+                scale_to(&mut selected, half)?;
+                vector.append(&mut selected);
+            }
+        }
+    }
+    Ok(vectors)
+}
+
+fn scale_to(vector: &mut [f32], length: f64) -> candle_core::Result<()> {
+    let norm = vector.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+    if !norm.is_finite() || norm == 0.0 {
+        return Err(candle_core::Error::Msg(format!("an embedding of length {norm}")));
+    }
+    vector.iter_mut().for_each(|value| *value = (f64::from(*value) * length / norm) as f32);
+    Ok(())
+}
+
+fn failed(operation: &'static str, cause: &candle_core::Error) -> EngineError {
+    EngineError::internal(operation, first_line(cause))
+}

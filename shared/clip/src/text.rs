@@ -1,0 +1,48 @@
+use candle_core::{D, Module, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use thicket_kernels::{Mask, linear};
+
+use crate::{
+    Config,
+    block::{LayerNorm, Projected, Transformer, normal},
+};
+
+/// The text side of CLIP with every token projected.
+#[derive(Debug, Clone)]
+pub(crate) struct TextTower {
+    token_embedding: Tensor,
+    positional_embedding: Tensor,
+    transformer: Transformer,
+    ln_final: LayerNorm,
+    text_projection: Tensor,
+}
+
+impl TextTower {
+    pub(crate) fn new(config: &Config, builder: VarBuilder<'_>) -> Result<Self> {
+        let &Config { text_width: width, text_length, vocab_size, embed_dim, .. } = config;
+        let embed = |rows, name, stdev| -> Result<Tensor> {
+            builder.get_with_hints((rows, width), name, Init::Randn { mean: 0.0, stdev })
+        };
+        let projection = normal((width as f64).powf(-0.5));
+        Ok(Self {
+            token_embedding: embed(vocab_size, "token_embedding.weight", 0.02)?,
+            positional_embedding: embed(text_length, "positional_embedding", 0.01)?,
+            transformer: Transformer::new(width, config.text_layers, builder.pp("transformer"))?,
+            ln_final: LayerNorm::new(width, builder.pp("ln_final"))?,
+            text_projection: builder.get_with_hints((width, embed_dim), "text_projection", projection)?,
+        })
+    }
+
+    /// `ids`: u32 `[batch, tokens]`. Returns the projected tokens `[batch, tokens, embedding]` and the last block's
+    /// projections.
+    pub(crate) fn forward(&self, ids: &Tensor) -> Result<(Tensor, Projected)> {
+        let (batch, length) = ids.dims2()?;
+        let width = self.token_embedding.dim(D::Minus1)?;
+        let embedded = self.token_embedding.index_select(&ids.flatten_all()?, 0)?;
+        let positions = self.positional_embedding.narrow(0, 0, length)?;
+        let x = embedded.reshape((batch, length, width))?.broadcast_add(&positions)?;
+        let (x, projected) = self.transformer.forward(x, &Mask::Causal)?;
+        let tokens = linear(&self.ln_final.forward(&x)?, &self.text_projection.t()?, None)?;
+        Ok((tokens, projected))
+    }
+}

@@ -1,0 +1,229 @@
+use candle_core::{DType, Device, Error, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::{
+    Config, names,
+    selection::{TokenSelection, attention_row, largest},
+    text::TextTower,
+    vision::VisionTower,
+};
+
+/// Weight given to a token that must not be selected; attention weights are never negative.
+const NEVER: f32 = -1.0;
+
+/// What the image tower makes of a batch; nothing is normalised.
+#[derive(Debug, Clone)]
+pub struct ImageFeatures {
+    /// Global embedding, f32 `[batch, embed_dim]`.
+    pub bge: Tensor,
+    /// Token-selection embedding, f32 `[batch, tse dim]`, where the model has one.
+    pub tse: Option<Tensor>,
+    /// Every projected token, `[batch, tokens, embed_dim]` in the model's dtype, the class token first, then the
+    /// patches row by row.
+    pub tokens: Tensor,
+}
+
+/// What the text tower makes of a batch; nothing is normalised.
+#[derive(Debug, Clone)]
+pub struct TextFeatures {
+    /// Global embedding, f32 `[batch, embed_dim]`.
+    pub bge: Tensor,
+    /// Token-selection embedding, f32 `[batch, tse dim]`, where the model has one.
+    pub tse: Option<Tensor>,
+}
+
+/// The two-tower network.
+///
+/// Its outputs are differentiable in all weights; only the choice of tokens in the selection is not, and batch
+/// normalisation always uses its running statistics.
+#[derive(Debug, Clone)]
+pub struct TwoTower {
+    config: Config,
+    vision: VisionTower,
+    text: TextTower,
+    image_selection: Option<TokenSelection>,
+    text_selection: Option<TokenSelection>,
+}
+
+impl TwoTower {
+    /// Takes the weights from `builder`, by their names in published checkpoints. A builder over a `VarMap` makes a
+    /// fresh model with CLIP's own initialisation.
+    ///
+    /// # Errors
+    /// Sizes that make no model, and the builder's errors, which name the tensor.
+    pub fn new(config: &Config, builder: VarBuilder<'_>) -> Result<Self> {
+        config.validate().map_err(|cause| Error::Msg(cause.to_string()))?;
+        let base = builder.pp(names::BASE);
+        let selection = |prefix: &str, projection: &str| {
+            config
+                .tse
+                .map(|tse| {
+                    let builder = builder.pp(prefix);
+                    TokenSelection::new(config.embed_dim, tse.hidden, tse.dim, projection, builder)
+                })
+                .transpose()
+        };
+        Ok(Self {
+            config: config.clone(),
+            vision: VisionTower::new(config, base.pp("visual"))?,
+            text: TextTower::new(config, base)?,
+            image_selection: selection(names::IMAGE_TSE, "fc")?,
+            text_selection: selection(names::TEXT_TSE, "linear")?,
+        })
+    }
+
+    /// The sizes of the model.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Encodes CLIP-normalised pixels, `[batch, 3, height, width]` of the configured size.
+    ///
+    /// # Errors
+    /// Another shape, or a failure of the device.
+    pub fn encode_image(&self, pixels: &Tensor) -> Result<ImageFeatures> {
+        let (_, channels, height, width) = pixels.dims4()?;
+        if channels != 3 || (height, width) != self.config.image_size {
+            let (rows, columns) = self.config.image_size;
+            return Err(Error::Msg(format!(
+                "pixels of shape {:?}, the model takes [batch, 3, {rows}, {columns}]",
+                pixels.dims()
+            )));
+        }
+        let (tokens, projected) = self.vision.forward(pixels)?;
+        let bge = tokens.narrow(1, 0, 1)?.squeeze(1)?.to_dtype(DType::F32)?;
+        let tse = match &self.image_selection {
+            None => None,
+            Some(selection) => {
+                let class_query = projected.q.narrow(2, 0, 1)?;
+                let selected: Vec<_> = attention_row(&class_query, &projected.k, None)?
+                    .into_iter()
+                    .map(|mut weights| {
+                        weights[0] = NEVER;
+                        largest(&weights, self.config.selected_patches())
+                    })
+                    .collect();
+                Some(selection.forward(&tokens, &selected)?)
+            }
+        };
+        Ok(ImageFeatures { bge, tse, tokens })
+    }
+
+    /// Encodes token ids, u32 `[batch, length]`, as [`crate::ClipTokenizer::encode`] makes them: at most
+    /// [`Config::text_length`] of them, padded with 0 behind the end mark, which is the largest id.
+    ///
+    /// Columns that are padding in every row cost nothing: no token sees what comes after it, so they are left out.
+    ///
+    /// # Errors
+    /// Another shape, an id outside the vocabulary, or a failure of the device.
+    pub fn encode_text(&self, ids: &Tensor) -> Result<TextFeatures> {
+        let (batch, length) = ids.dims2()?;
+        if length == 0 || length > self.config.text_length {
+            let limit = self.config.text_length;
+            return Err(Error::Msg(format!("texts of {length} tokens, the model takes 1 to {limit}")));
+        }
+        let rows = ids.to_dtype(DType::U32)?.to_device(&Device::Cpu)?.to_vec2::<u32>()?;
+        if let Some(&id) = rows.iter().flatten().find(|&&id| id as usize >= self.config.vocab_size) {
+            let limit = self.config.vocab_size;
+            return Err(Error::Msg(format!("token id {id}, the vocabulary has {limit} entries")));
+        }
+        let used = rows.iter().map(|row| used_length(row)).max().unwrap_or(0).max(1);
+        let ends: Vec<usize> = rows.iter().map(|row| end_position(row)).collect();
+
+        let ids = ids.narrow(1, 0, used)?.to_dtype(DType::U32)?.contiguous()?;
+        let (tokens, projected) = self.text.forward(&ids)?;
+        let end_rows: Vec<u32> =
+            ends.iter().enumerate().map(|(row, end)| (row * used + end) as u32).collect();
+        let end_rows = Tensor::from_vec(end_rows, batch, tokens.device())?;
+        let flat_tokens = tokens.reshape((batch * used, self.config.embed_dim))?;
+        let bge = flat_tokens.index_select(&end_rows, 0)?.to_dtype(DType::F32)?;
+        let tse = match &self.text_selection {
+            None => None,
+            Some(selection) => {
+                let (_, heads, _, head_dim) = projected.q.dims4()?;
+                let end_query = projected
+                    .q
+                    .detach()
+                    .transpose(1, 2)?
+                    .reshape((batch * used, heads * head_dim))?
+                    .index_select(&end_rows, 0)?
+                    .reshape((batch, heads, 1, head_dim))?;
+                let future = future_mask(&ends, used, tokens.device())?;
+                let weights = attention_row(&end_query, &projected.k, Some(&future))?;
+                let selected: Vec<_> = weights
+                    .into_iter()
+                    .zip(&rows)
+                    .zip(&ends)
+                    .map(|((weights, ids), &end)| {
+                        selected_words(weights, &ids[..used], end, self.config.selected_words())
+                    })
+                    .collect();
+                Some(selection.forward(&tokens, &selected)?)
+            }
+        };
+        Ok(TextFeatures { bge, tse })
+    }
+}
+
+/// Length of a row of ids without the padding at its end.
+fn used_length(ids: &[u32]) -> usize {
+    ids.iter().rposition(|&id| id != 0).map_or(0, |last| last + 1)
+}
+
+/// First position of the largest id, which is the end mark.
+fn end_position(ids: &[u32]) -> usize {
+    let largest = ids.iter().max();
+    ids.iter().position(|id| Some(id) == largest).unwrap_or(0)
+}
+
+/// Minus infinity behind the end of each row, as `[batch, 1, 1, length]`.
+fn future_mask(ends: &[usize], length: usize, device: &Device) -> Result<Tensor> {
+    let mask: Vec<f32> = ends
+        .iter()
+        .flat_map(|&end| (0..length).map(move |key| if key > end { f32::NEG_INFINITY } else { 0.0 }))
+        .collect();
+    Tensor::from_vec(mask, (ends.len(), 1, 1, length), device)
+}
+
+/// The words that the end mark attends to most: at most `limit`, and at most as many as there are.
+///
+/// `weights` are those of the end mark's query. Id 0 counts as padding even inside a text, as in the published code;
+/// where nothing else is left, one token is selected all the same, where the published code has no answer.
+fn selected_words(mut weights: Vec<f32>, ids: &[u32], end: usize, limit: usize) -> Vec<u32> {
+    let marks = 2;
+    let words = ids.iter().filter(|&&id| id != 0).count().saturating_sub(marks);
+    for (weight, &id) in weights.iter_mut().zip(ids) {
+        if id == 0 {
+            *weight = 0.0;
+        }
+    }
+    weights[0] = NEVER;
+    weights[end] = NEVER;
+    largest(&weights, words.min(limit).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_marks_and_id_zero_are_not_selected() {
+        let ids = [90, 5, 0, 6, 7, 91, 0, 0];
+        let weights = vec![0.4, 0.1, 0.3, 0.05, 0.1, 0.05, 0.0, 0.0];
+        assert_eq!(selected_words(weights.clone(), &ids, 5, 6), [1, 3, 4]);
+        assert_eq!(selected_words(weights, &ids, 5, 2), [1, 4]);
+    }
+
+    #[test]
+    fn a_text_of_nothing_but_id_zero_still_selects_a_token() {
+        assert_eq!(selected_words(vec![0.5, 0.2, 0.3], &[90, 0, 91], 2, 4), [1]);
+    }
+
+    #[test]
+    fn the_end_is_the_first_largest_id() {
+        assert_eq!(end_position(&[90, 3, 91, 4, 91, 0]), 2);
+        assert_eq!(used_length(&[90, 0, 91, 0, 0]), 3);
+        assert_eq!(used_length(&[0, 0]), 0);
+    }
+}

@@ -1,0 +1,76 @@
+use candle_core::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
+use thicket_kernels::{Mask, linear};
+
+use crate::{
+    Config,
+    block::{LayerNorm, Projected, Transformer, normal},
+};
+
+/// The image side of CLIP with every token projected.
+#[derive(Debug, Clone)]
+pub(crate) struct VisionTower {
+    patch: usize,
+    stride: usize,
+    grid: (usize, usize),
+    conv1: Tensor,
+    class_embedding: Tensor,
+    positional_embedding: Tensor,
+    ln_pre: LayerNorm,
+    transformer: Transformer,
+    ln_post: LayerNorm,
+    proj: Tensor,
+}
+
+impl VisionTower {
+    pub(crate) fn new(config: &Config, builder: VarBuilder<'_>) -> Result<Self> {
+        let &Config { patch, stride, vision_width: width, .. } = config;
+        let scale = normal((width as f64).powf(-0.5));
+        let inputs = (3 * patch * patch) as f64;
+        let conv1 = normal(inputs.powf(-0.5));
+        let tokens = config.image_tokens();
+        Ok(Self {
+            patch,
+            stride,
+            grid: config.grid(),
+            conv1: builder.get_with_hints((width, 3, patch, patch), "conv1.weight", conv1)?,
+            class_embedding: builder.get_with_hints(width, "class_embedding", scale)?,
+            positional_embedding: builder.get_with_hints((tokens, width), "positional_embedding", scale)?,
+            ln_pre: LayerNorm::new(width, builder.pp("ln_pre"))?,
+            transformer: Transformer::new(width, config.vision_layers, builder.pp("transformer"))?,
+            ln_post: LayerNorm::new(width, builder.pp("ln_post"))?,
+            proj: builder.get_with_hints((width, config.embed_dim), "proj", scale)?,
+        })
+    }
+
+    /// `pixels`: `[batch, 3, height, width]`. Returns the projected tokens `[batch, tokens, embedding]`, the class
+    /// token first, and the last block's projections.
+    pub(crate) fn forward(&self, pixels: &Tensor) -> Result<(Tensor, Projected)> {
+        let pixels = pixels.to_dtype(self.conv1.dtype())?;
+        let patches = self.patches(&pixels)?;
+        let (batch, _, width) = patches.dims3()?;
+        let class = self.class_embedding.broadcast_as((batch, 1, width))?;
+        let x = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.positional_embedding)?;
+        let (x, projected) = self.transformer.forward(self.ln_pre.forward(&x)?, &Mask::Full)?;
+        let tokens = linear(&self.ln_post.forward(&x)?, &self.proj.t()?, None)?;
+        Ok((tokens, projected))
+    }
+
+    fn patches(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (rows, columns) = self.grid;
+        let (batch, channels, _, _) = pixels.dims4()?;
+        if self.stride != self.patch {
+            return pixels.conv2d(&self.conv1, 0, self.stride, 1, 1)?.flatten_from(2)?.transpose(1, 2);
+        }
+        // Patches that do not overlap are a permutation of the pixels: one matrix product does the convolution.
+        let size = self.patch;
+        let cells = pixels
+            .narrow(2, 0, rows * size)?
+            .narrow(3, 0, columns * size)?
+            .contiguous()?
+            .reshape((batch, channels, rows, size, columns, size))?
+            .permute((0, 2, 4, 1, 3, 5))?
+            .reshape((batch, rows * columns, channels * size * size))?;
+        linear(&cells, &self.conv1.flatten_from(1)?, None)
+    }
+}
