@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(by_size.patch_grid(300, 300).unwrap(), (2, 2));
         let both = processor(|config| {
             config.size = Some(newer);
-            (config.min_pixels, config.max_pixels) = (Some(3136), Some(3136));
+            (config.min_pixels, config.max_pixels) = (Some(3136), Some(4000));
         });
         assert_eq!(both.unwrap().patch_grid(300, 300).unwrap(), (4, 4));
     }
