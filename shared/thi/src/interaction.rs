@@ -106,7 +106,8 @@ pub enum Step<Id> {
 }
 
 /// How an interaction ended. Only [`Outcome::Refined`] changes the ranking.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome<Id> {
     /// The query was rewritten from a confirmed candidate.
     Refined {
