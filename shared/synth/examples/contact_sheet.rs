@@ -1,4 +1,4 @@
-//! Tiles images of the sample into one PNG, to look at: `contact_sheet OUT.png [SEED [FIRST [COLUMNS ROWS]]]`.
+//! Tiles images of the sample into one PNG, to look at: `contact_sheet OUT.png [SEED [FIRST [COLUMNS [ROWS [STEP]]]]]`.
 
 use std::error::Error;
 
@@ -12,12 +12,15 @@ const GAP: u32 = 4;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let out = arguments.next().ok_or("usage: contact_sheet OUT.png [SEED [FIRST [COLUMNS ROWS]]]")?;
+    let out =
+        arguments.next().ok_or("usage: contact_sheet OUT.png [SEED [FIRST [COLUMNS [ROWS [STEP]]]]]")?;
     let mut number = |default: u64| arguments.next().map_or(Ok(default), |text| text.parse::<u64>());
     let (seed, first, columns, rows) =
         (number(1)?, number(0)? as usize, number(8)? as u32, number(4)? as u32);
+    let step = number(1)?.max(1) as usize;
     let benchmark = Benchmark::new(seed, Sizes::default())?;
-    let views: Vec<_> = benchmark.views(Split::Test).skip(first).take((columns * rows) as usize).collect();
+    let views: Vec<_> =
+        benchmark.views(Split::Test).skip(first).step_by(step).take((columns * rows) as usize).collect();
     let started = std::time::Instant::now();
     let images: Vec<RgbImage> = views.par_iter().map(render).collect();
     eprintln!("{:.2} ms an image", started.elapsed().as_secs_f64() * 1e3 / images.len().max(1) as f64);

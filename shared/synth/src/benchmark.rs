@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::caption::Caption;
 use crate::family::{Family, Person};
-use crate::schema::{Appearance, Facing, Occluder, SLOTS, Scene, slot};
+use crate::schema::{ACTION_RUNNING, Appearance, Facing, Occluder, SLOTS, Scene, slot};
 use crate::seed::{Purpose, stream};
 use crate::witness::{Style, Witness, write_caption};
 
@@ -248,7 +248,8 @@ impl Benchmark {
 
 fn draw_scene(rng: &mut impl Rng) -> Scene {
     let mut value = |index: usize| rng.random_range(0..SLOTS[index].values.len() as u8);
-    let (action, background, others) = (value(slot::ACTION), value(slot::BACKGROUND), value(slot::OTHERS));
+    let (mut action, background, others) =
+        (value(slot::ACTION), value(slot::BACKGROUND), value(slot::OTHERS));
     let facing = match rng.random_range(0..100) {
         0..52 => Facing::Front,
         52..77 => Facing::Back,
@@ -261,5 +262,9 @@ fn draw_scene(rng: &mut impl Rng) -> Scene {
         90..95 => Occluder::Car,
         _ => Occluder::Barrier,
     };
+    // The heel of a runner would show above what hides the feet.
+    if occluder != Occluder::None && action == ACTION_RUNNING {
+        action = rng.random_range(0..ACTION_RUNNING);
+    }
     Scene { facing, occluder, action, background, others }
 }

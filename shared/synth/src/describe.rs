@@ -77,10 +77,8 @@ pub fn describe(appearance: &Appearance) -> Caption {
 #[must_use]
 pub fn merge(caption: &Caption, appearance: &Appearance) -> String {
     let mut chosen = seen_words(appearance);
-    for index in 0..SLOT_COUNT {
-        if chosen[index].is_none() {
-            chosen[index] = caption.allows(index).and_then(|mask| canonical(index, mask));
-        }
+    for (index, word) in chosen.iter_mut().enumerate().filter(|(_, word)| word.is_none()) {
+        *word = caption.allows(index).and_then(|mask| canonical(index, mask));
     }
     // The colour of a bag that the picture shows to be missing.
     for index in 0..SLOT_COUNT {

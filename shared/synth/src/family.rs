@@ -94,7 +94,7 @@ fn plausible(values: &[u8; IDENTITY_SLOTS]) -> bool {
     (long_sleeves || values[slot::TOP_TYPE] <= 1)
         && !(coat && values[slot::BOTTOM_TYPE] == 1)
         && !(man && (skirt || bun))
-        && !(!man && bald)
+        && (man || !bald)
         && !(bun && values[slot::HAT] != 0)
 }
 
@@ -108,10 +108,12 @@ fn cleared(mut values: [u8; IDENTITY_SLOTS]) -> [u8; IDENTITY_SLOTS] {
 }
 
 fn draw_values(rng: &mut ChaCha8Rng) -> [u8; IDENTITY_SLOTS] {
+    // Drawn once, so that what is implausible for one gender does not make it rare.
+    let gender = draw_value(rng, slot::GENDER);
     loop {
         let mut values = [0; IDENTITY_SLOTS];
         for (index, value) in values.iter_mut().enumerate() {
-            *value = draw_value(rng, index);
+            *value = if index == slot::GENDER { gender } else { draw_value(rng, index) };
         }
         if plausible(&values) {
             return cleared(values);
@@ -122,9 +124,9 @@ fn draw_values(rng: &mut ChaCha8Rng) -> [u8; IDENTITY_SLOTS] {
 /// The slots that may tell the members of the family of `base` apart, drawn without repetition.
 fn draw_varied(rng: &mut ChaCha8Rng, base: &[u8; IDENTITY_SLOTS], count: usize) -> Vec<usize> {
     let mut left = VARIED;
-    for index in 0..IDENTITY_SLOTS {
+    for (index, weight) in left.iter_mut().enumerate() {
         if !applicable(base, index) {
-            left[index] = 0.0;
+            *weight = 0.0;
         }
     }
     let mut varied = Vec::with_capacity(count);
@@ -249,6 +251,21 @@ mod tests {
     fn a_few_families_have_members_that_differ_in_one_slot() {
         let near = families(400).iter().filter(|family| family.least == 1).count();
         assert!((20..=60).contains(&near), "{near} of 400");
+    }
+
+    #[test]
+    fn both_genders_are_about_as_frequent() {
+        let women = families(400).iter().flat_map(|f| &f.people).filter(|p| p.values[0] == 1).count();
+        assert!((650..=950).contains(&women), "{women} of 1600");
+    }
+
+    #[test]
+    fn large_families_keep_the_limit() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let family = Family::draw(&mut rng, 8, &mut BTreeSet::new());
+        let members: Vec<_> = family.people.iter().map(|person| person.values).collect();
+        assert_eq!(members.len(), 8);
+        assert!(pairs(&members).all(|distance| (family.least..=family.most).contains(&distance)));
     }
 
     #[test]

@@ -260,6 +260,9 @@ pub(crate) const OBJECT_SHOPPING: u8 = 3;
 pub(crate) const OBJECT_CUP: u8 = 4;
 pub(crate) const OBJECT_BOOK: u8 = 5;
 
+pub(crate) const ACTION_WALKING: u8 = 1;
+pub(crate) const ACTION_RUNNING: u8 = 2;
+
 #[cfg(test)]
 mod tests {
     use super::*;

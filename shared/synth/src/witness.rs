@@ -56,11 +56,11 @@ impl Witness {
     #[must_use]
     pub const fn new(style: Style) -> Self {
         let (coverage, vagueness, error_rate, absence) = match style {
-            Style::Brief => ((0.35, 0.5), 0.3, USUAL_ERRORS, 0.0),
-            Style::Ordinary => ((0.45, 0.65), 0.3, USUAL_ERRORS, 0.1),
-            Style::Detailed => ((0.65, 0.8), 0.25, USUAL_ERRORS, 0.3),
-            Style::Vague => ((0.4, 0.6), 0.7, USUAL_ERRORS, 0.1),
-            Style::ErrorProne => ((0.45, 0.7), 0.3, 0.18, 0.15),
+            Style::Brief => ((0.35, 0.5), 0.42, USUAL_ERRORS, 0.0),
+            Style::Ordinary => ((0.45, 0.65), 0.42, USUAL_ERRORS, 0.1),
+            Style::Detailed => ((0.65, 0.8), 0.36, USUAL_ERRORS, 0.3),
+            Style::Vague => ((0.4, 0.6), 0.8, USUAL_ERRORS, 0.1),
+            Style::ErrorProne => ((0.45, 0.7), 0.42, 0.18, 0.15),
         };
         Self { style, coverage, vagueness, error_rate, absence, scene: 0.15 }
     }
@@ -157,6 +157,20 @@ fn say_list(draft: &mut Draft, phrases: &[Phrase]) {
     }
 }
 
+/// What stands before a scene that begins with other people.
+fn beside(phrases: &[Phrase]) -> &'static str {
+    match phrases.first() {
+        Some(phrase) if phrase.group == Group::Others => {
+            if phrase.absent {
+                "with "
+            } else {
+                "near "
+            }
+        }
+        _ => "",
+    }
+}
+
 impl Clause {
     /// The clause after a participle or preposition: "wearing a red coat".
     fn say_loose(&self, draft: &mut Draft, rng: &mut impl Rng) {
@@ -167,9 +181,7 @@ impl Clause {
             Self::Carry(_) => draft.say(pick(&["carrying ", "with "])),
             Self::Hold(_) => draft.say("holding "),
             Self::Scene(phrases) => {
-                if phrases.first().is_some_and(|phrase| phrase.group == Group::Others) {
-                    draft.say("near ");
-                }
+                draft.say(beside(phrases));
             }
         }
         self.say_phrases(draft);
@@ -184,8 +196,8 @@ impl Clause {
             Self::Carry(_) => draft.say(pick(&["carries ", "has ", "is carrying "])),
             Self::Hold(_) => draft.say(pick(&["holds ", "is holding "])),
             Self::Scene(phrases) => {
-                let others = phrases.first().is_some_and(|phrase| phrase.group == Group::Others);
-                draft.say(if others { "is near " } else { "is " });
+                draft.say("is ");
+                draft.say(beside(phrases));
             }
         }
         self.say_phrases(draft);

@@ -201,3 +201,17 @@ pub fn write(
     write_document(&root.join("attributes.json"), &Value::Array(views.iter().map(truth).collect()))?;
     write_document(&root.join("reid_raw.json"), &Value::Array(views.iter().map(record).collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_failures() {
+        let path = Path::new("x.png");
+        let full = io_error(path)(io::Error::from(io::ErrorKind::StorageFull));
+        assert!(matches!(full, WriteError::DiskFull { .. }), "{full}");
+        let denied = io_error(path)(io::Error::from(io::ErrorKind::PermissionDenied));
+        assert!(matches!(denied, WriteError::Io { .. }), "{denied}");
+    }
+}

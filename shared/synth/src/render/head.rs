@@ -384,7 +384,7 @@ fn side(canvas: &mut Canvas, figure: &Figure) {
 fn frame_colours(figure: &Figure) -> Option<(Rgb, Rgb, f32)> {
     match figure.value(slot::GLASSES) {
         0 => None,
-        1 => Some(([24, 24, 30], [214, 236, 252], 0.8)),
+        1 => Some(([24, 24, 30], [224, 240, 252], 0.45)),
         _ => Some(([10, 10, 12], [14, 14, 18], 1.0)),
     }
 }

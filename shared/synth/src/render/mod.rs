@@ -19,7 +19,7 @@ use self::canvas::{Canvas, oval};
 use self::figure::Figure;
 use crate::benchmark::View;
 use crate::family::Person;
-use crate::schema::{Facing, Occluder};
+use crate::schema::{Facing, Occluder, slot};
 
 /// Width of an image in pixels.
 pub const WIDTH: u32 = 84;
@@ -33,8 +33,9 @@ const CANVAS_HEIGHT: u32 = HEIGHT * OVERSAMPLING;
 
 /// Height of a person in units, from the top of a hat to the ground.
 const FIGURE_HEIGHT: f32 = 105.0;
-/// Where an occluder or the lower edge of the picture cuts the legs, in units: above the shaft of a boot.
-const CUT: f32 = 82.0;
+/// Where an occluder or the lower edge of the picture cuts the legs, in units: below a short skirt, above
+/// the foot of someone who walks.
+const CUT: f32 = 78.5;
 
 /// Paints a view: [`WIDTH`] x [`HEIGHT`] pixels. The same view gives the same pixels.
 #[must_use]
@@ -57,7 +58,12 @@ pub fn render(view: &View) -> RgbImage {
     };
     let middle = width / 2.0 + rng.random_range(-9.0..9.0);
     let mirrored = rng.random_bool(0.5);
-    let figure = Figure::new(&mut rng, &view.person, view.scene.facing, view.scene.action);
+    let mut person = view.person;
+    if view.scene.occluder != Occluder::None {
+        // The shaft of a boot would tell what stands behind the occluder.
+        person.values[slot::SHOES_TYPE] = 0;
+    }
+    let figure = Figure::new(&mut rng, &person, view.scene.facing, view.scene.action);
     canvas.place((middle, ground - 100.0 * scale), scale, mirrored);
     canvas.tint(oval((0.0, 99.0), 15.0, 2.4), [20, 20, 26], 0.35);
     figure.draw(&mut canvas);

@@ -14,12 +14,12 @@ const NAMED: [Rgb; 9] = [
     [34, 146, 62],
     [34, 78, 196],
     [128, 44, 164],
-    [116, 70, 34],
+    [104, 62, 24],
 ];
 
 const HAIR: [Rgb; 5] = [[22, 18, 18], [98, 58, 28], [232, 200, 112], [168, 168, 172], [196, 78, 22]];
 
-const SKIN: [Rgb; 2] = [[246, 206, 178], [122, 80, 56]];
+const SKIN: [Rgb; 2] = [[246, 206, 178], [140, 94, 72]];
 
 pub(super) fn named(colour: u8, shade: [i8; 3]) -> Rgb {
     shift(NAMED[usize::from(colour) % NAMED.len()], shade)

@@ -4,7 +4,7 @@
 use rand::Rng;
 
 use super::canvas::P;
-use crate::schema::Facing;
+use crate::schema::{ACTION_RUNNING as RUNNING, ACTION_WALKING as WALKING, Facing};
 
 /// What an arm does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,15 +31,23 @@ pub(super) struct Pose {
     pub(super) tip: [f32; 2],
 }
 
-pub(super) const WALKING: u8 = 1;
-pub(super) const RUNNING: u8 = 2;
-
 fn jitter(rng: &mut impl Rng, by: f32) -> f32 {
     rng.random_range(-by..by)
 }
 
 pub(super) fn pose(rng: &mut impl Rng, facing: Facing, action: u8, shoulder: f32, holds: [Hold; 2]) -> Pose {
-    if facing == Facing::Side { side(rng, action, holds) } else { frontal(rng, action, shoulder, holds) }
+    if facing == Facing::Side {
+        return side(rng, action, holds);
+    }
+    let mut pose = frontal(rng, action, shoulder, holds);
+    for (i, sign) in [-1.0, 1.0].into_iter().enumerate() {
+        // From behind the trunk hides what is held up before it.
+        if facing == Facing::Back && holds[i] == Hold::Up {
+            pose.elbows[i] = (sign * (shoulder + 1.6), 37.5);
+            pose.hands[i] = (sign * (shoulder - 7.0), 33.0);
+        }
+    }
+    pose
 }
 
 fn frontal(rng: &mut impl Rng, action: u8, shoulder: f32, holds: [Hold; 2]) -> Pose {
