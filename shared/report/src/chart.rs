@@ -9,10 +9,12 @@ const HEIGHT: f64 = 300.0;
 /// The plot's edges within it.
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = 624.0;
-const TOP: f64 = 28.0;
+const TOP: f64 = 36.0;
 const BOTTOM: f64 = 250.0;
 /// Ticks that an axis should have, about.
 const TICKS: f64 = 5.0;
+/// Rounds that can be labelled beside each other.
+const MOST_LABELS: usize = 7;
 
 /// A mark on an axis.
 #[derive(Debug, Serialize, PartialEq)]
@@ -64,7 +66,8 @@ pub(crate) struct LineChart {
 struct Point {
     x: f64,
     y: f64,
-    label: String,
+    /// The value, where there is room for it.
+    label: Option<String>,
 }
 
 /// Bars of two groups, side by side in each bin.
@@ -113,14 +116,25 @@ pub(crate) fn line(values: &[f64]) -> LineChart {
     let last = values.last().map_or(1, |(round, _)| (*round).max(1));
     let x = Scale { from: (0.0, last as f64), to: (LEFT + 30.0, RIGHT - 30.0) };
 
+    // Many rounds: every n-th is labelled, and by its number alone.
+    let every = values.len().div_ceil(MOST_LABELS).max(1);
+    let labelled = |round: usize| round.is_multiple_of(every);
+    let round_name = |round: usize| match (round, every) {
+        (0, _) => "without".to_owned(),
+        (_, 1) => format!("round {round}"),
+        _ => round.to_string(),
+    };
     let points: Vec<Point> = values
         .iter()
-        .map(|(round, value)| Point { x: x.at(*round as f64), y: y.at(*value), label: format!("{value:.1}") })
+        .map(|&(round, value)| {
+            let label = labelled(round).then(|| format!("{value:.1}"));
+            Point { x: x.at(round as f64), y: y.at(value), label }
+        })
         .collect();
-    let x_ticks = values.iter().map(|(round, _)| Tick {
-        at: x.at(*round as f64),
-        label: if *round == 0 { "without".into() } else { format!("round {round}") },
-    });
+    let x_ticks = values
+        .iter()
+        .filter(|(round, _)| labelled(*round))
+        .map(|&(round, _)| Tick { at: x.at(round as f64), label: round_name(round) });
     LineChart {
         path: points.iter().map(|point| format!("{},{}", point.x, point.y)).collect::<Vec<_>>().join(" "),
         start: points.first().map_or(BOTTOM, |point| point.y),
@@ -239,6 +253,15 @@ mod tests {
             assert!((LEFT..=RIGHT).contains(&point.x) && (TOP..=BOTTOM).contains(&point.y), "{point:?}");
         }
         assert!(chart.points[1].y < chart.points[2].y && chart.points[2].y < chart.points[0].y);
+    }
+
+    #[test]
+    fn many_rounds_are_labelled_sparsely() {
+        let chart = line(&[50.0; 101]);
+        assert_eq!(chart.points.len(), 101);
+        let labels: Vec<_> = chart.frame.x_ticks.iter().map(|tick| tick.label.as_str()).collect();
+        assert_eq!(labels, ["without", "15", "30", "45", "60", "75", "90"]);
+        assert_eq!(chart.points.iter().filter(|point| point.label.is_some()).count(), 7);
     }
 
     #[test]
