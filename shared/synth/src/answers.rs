@@ -11,8 +11,9 @@ pub const QUESTION_COUNT: usize = 15;
 pub type Reading = [Option<u8>; SLOT_COUNT];
 
 /// The words of answers that are no term of a slot, for the vocabulary.
-pub(crate) const FRAME_WORDS: &[&str] =
-    &["not visible face hands glasses shoes hair top bag hat in hand clothes nothing background action"];
+pub(crate) const FRAME_WORDS: &[&str] = &[
+    "not visible face hands glasses shoes hair top bag hat in hand clothes nothing background action pattern",
+];
 
 const NOT_VISIBLE: &str = "not visible";
 

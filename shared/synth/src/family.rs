@@ -15,7 +15,7 @@ use crate::schema::{IDENTITY_SLOTS, applicable, differences, slot};
 pub struct Person {
     /// Values of the first [`IDENTITY_SLOTS`] slots; 0 for a slot that is not applicable.
     pub values: [u8; IDENTITY_SLOTS],
-    /// Breadth of the body, 1 is average, 0.88 to 1.14.
+    /// Breadth of the body, 1 is average, 0.94 to 1.07: a broad woman is still narrower than a slight man.
     pub build: f32,
     /// Height, 1 is average, 0.94 to 1.05.
     pub height: f32,
@@ -211,7 +211,7 @@ impl Person {
     fn with(rng: &mut ChaCha8Rng, values: [u8; IDENTITY_SLOTS]) -> Self {
         Self {
             values,
-            build: rng.random_range(0.88..1.14),
+            build: rng.random_range(0.94..1.07),
             height: rng.random_range(0.94..1.05),
             skin: rng.random(),
             shade: std::array::from_fn(|_| rng.random_range(-9..=9)),

@@ -244,6 +244,18 @@ impl Scene {
         match index {
             slot::SHOES_TYPE | slot::SHOES_COLOUR => self.occluder == Occluder::None,
             slot::GLASSES => self.facing != Facing::Back,
+            // A backpack or long hair covers collar, hood and seams; a coat is told by its length.
+            slot::TOP_TYPE => {
+                self.facing != Facing::Back
+                    || values[slot::TOP_TYPE] == TOP_COAT
+                    || (values[slot::BAG] != BAG_BACKPACK && values[slot::HAIR_STYLE] != HAIR_LONG)
+            }
+            // A backpack covers a print on the back, and so nobody knows that there is none.
+            slot::PATTERN => {
+                self.facing != Facing::Back
+                    || values[slot::BAG] != BAG_BACKPACK
+                    || !matches!(values[slot::PATTERN], PATTERN_PLAIN | PATTERN_PRINTED)
+            }
             // From behind only what hangs beside the legs can be seen; an empty hand may hold a phone.
             slot::OBJECT => {
                 self.facing != Facing::Back
@@ -253,6 +265,12 @@ impl Scene {
         }
     }
 }
+
+const HAIR_LONG: u8 = 3;
+const TOP_COAT: u8 = 5;
+const PATTERN_PLAIN: u8 = 0;
+const PATTERN_PRINTED: u8 = 3;
+const BAG_BACKPACK: u8 = 1;
 
 pub(crate) const OBJECT_PHONE: u8 = 1;
 pub(crate) const OBJECT_UMBRELLA: u8 = 2;
@@ -304,6 +322,18 @@ mod tests {
         assert_eq!(seen.seen(slot::OBJECT), None);
         values[slot::OBJECT] = OBJECT_UMBRELLA;
         assert_eq!(scene.appearance(&values).seen(slot::OBJECT), Some(OBJECT_UMBRELLA));
+    }
+
+    #[test]
+    fn a_backpack_hides_whether_the_back_of_a_plain_garment_is_printed() {
+        let mut scene =
+            Scene { facing: Facing::Back, occluder: Occluder::None, action: 0, background: 0, others: 0 };
+        let mut values = [0; IDENTITY_SLOTS];
+        values[slot::BAG] = BAG_BACKPACK;
+        assert_eq!(scene.appearance(&values).seen(slot::PATTERN), None);
+        assert_eq!(scene.appearance(&values).seen(slot::TOP_TYPE), None);
+        scene.facing = Facing::Front;
+        assert_eq!(scene.appearance(&values).seen(slot::PATTERN), Some(PATTERN_PLAIN));
     }
 
     #[test]

@@ -121,9 +121,9 @@ impl Figure {
                 clothes::belt(canvas, self);
                 items::straps(canvas, self);
                 head::head(canvas, self);
-                items::scarf(canvas, self);
                 items::backpack_on_back(canvas, self);
                 head::hair_over_back(canvas, self);
+                items::scarf(canvas, self);
                 items::bag(canvas, self);
             }
             Facing::Side => {

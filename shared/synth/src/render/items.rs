@@ -50,7 +50,7 @@ pub(super) fn straps(canvas: &mut Canvas, figure: &Figure) {
             canvas.outline(polyline(&line), 1.9, figure.bag);
         }
         (SHOULDER_BAG, Facing::Side) => {
-            let line = points(figure, &[(2.0, 19.4), (-3.0, 47.0)]);
+            let line = points(figure, &[(2.0, 19.4), (-4.5, 47.0)]);
             canvas.outline(polyline(&line), 2.7, dark);
             canvas.outline(polyline(&line), 1.9, figure.bag);
         }
@@ -107,7 +107,7 @@ pub(super) fn bag(canvas: &mut Canvas, figure: &Figure) {
         }
         SHOULDER_BAG => {
             let x = match figure.facing {
-                Facing::Side => -3.0,
+                Facing::Side => -4.5,
                 _ if figure.bag_hand == 0 => -figure.hip - 2.4,
                 _ => figure.hip + 2.4,
             };

@@ -84,8 +84,8 @@ fn frontal(rng: &mut impl Rng, action: u8, shoulder: f32, holds: [Hold; 2]) -> P
                 pose.hands[i] = (s * (shoulder + 0.5), 26.0);
             }
             (RUNNING, false) => {
-                pose.knees[i] = (s * 6.6, 64.5);
-                pose.ankles[i] = (s * 5.6, 64.5 + 14.5 * stride);
+                pose.knees[i] = (s * 7.4, 63.5);
+                pose.ankles[i] = (s * 6.0, 63.5 + 12.5 * stride);
                 pose.elbows[i] = (s * (shoulder + 4.6), 35.5);
                 pose.hands[i] = (s * (shoulder + 2.0), 45.5);
             }
@@ -152,8 +152,13 @@ fn side(rng: &mut impl Rng, action: u8, holds: [Hold; 2]) -> Pose {
         match hold {
             Hold::Free => {}
             Hold::Down => {
-                pose.elbows[i] = (1.5, 37.0);
-                pose.hands[i] = (4.0, 50.0);
+                // What the far hand carries is seen before the body, what the near hand carries on it.
+                let other = holds[1 - i] == Hold::Down;
+                (pose.elbows[i], pose.hands[i]) = match (i, other) {
+                    (0, _) => ((5.5, 36.5), (11.5, 47.0)),
+                    (_, true) => ((-3.0, 37.0), (-2.5, 50.0)),
+                    (_, false) => ((1.8, 37.0), (5.5, 50.0)),
+                };
             }
             Hold::Up => {
                 pose.elbows[i] = (2.5, 37.0);
