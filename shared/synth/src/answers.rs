@@ -127,7 +127,7 @@ pub fn read_answer(question: usize, text: &str) -> Vec<(usize, u8)> {
             }
         }
     }
-    // A sleeve length is not a pattern's business, and no bag has no colour.
+    // Where there is no bag there is no colour of it, whatever the text says.
     for index in 0..SLOT_COUNT {
         if SLOTS[index].needs.is_some_and(|(parent, none)| read[parent] == Some(none)) {
             read[index] = None;
