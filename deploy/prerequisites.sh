@@ -55,9 +55,15 @@ install_packages() {
         || die 2 "this script installs with apt; on another system install the equivalents of: ${missing[*]}"
     refresh_package_lists
     say "installing with apt: ${missing[*]}"
-    as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "${missing[@]}" >&2 \
-        || die 1 "apt-get could not install ${missing[*]}"
+    local log
+    log=$(mktemp)
+    if ! as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "${missing[@]}" >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        die 1 "apt-get could not install ${missing[*]}"
+    fi
+    rm -f "$log"
 }
 
 # The product is compiled for x86-64-v3; on less it would die of an illegal instruction.
