@@ -1,0 +1,191 @@
+//! The three things the answer model learns to say, as rows of tokens.
+
+use rand::{Rng, seq::IndexedRandom};
+use thicket_qwen::PromptEncoder;
+use thicket_synth::{Appearance, Caption, answers, describe, merge, numbered};
+use thicket_thi::prompts::{PromptSet, describe::sentences};
+
+use super::rows::{Row, Section, Target};
+use crate::{TrainingError, sample::Sample};
+
+/// Weight of the Yes or No after each phrase, relative to the one that counts.
+const PHRASE_WEIGHT: f32 = 0.2;
+/// Weight of a token of a longer answer, relative to a Yes or No.
+const TEXT_WEIGHT: f32 = 0.1;
+
+/// What the tasks are written with.
+#[derive(Debug)]
+pub(crate) struct Writer<'a> {
+    encoder: &'a PromptEncoder,
+    prompts: &'a PromptSet,
+    yes: u32,
+    no: u32,
+    /// Where the caption begins in the locate prompt.
+    before_caption: String,
+    grid: (usize, usize),
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(
+        encoder: &'a PromptEncoder,
+        prompts: &'a PromptSet,
+        grid: (usize, usize),
+    ) -> Result<Self, TrainingError> {
+        const MARK: &str = "CAPTION";
+        let one = |word| match encoder.single_tokens(&[word])[..] {
+            [id] => Ok(id),
+            _ => Err(TrainingError::model("reading the tokenizer", format!("`{word}` is not one token"))),
+        };
+        let template =
+            prompts.locate(MARK).map_err(|cause| TrainingError::model("writing a prompt", cause))?;
+        let before_caption = template.split(MARK).next().unwrap_or_default().to_string();
+        Ok(Self { encoder, prompts, yes: one("Yes")?, no: one("No")?, before_caption, grid })
+    }
+
+    fn tokens(&self, text: &str) -> Result<Vec<u32>, TrainingError> {
+        self.encoder.tokenize(text).map_err(|cause| TrainingError::model("tokenizing", cause))
+    }
+
+    /// An empty row about an image.
+    pub(crate) fn image_row(&self) -> Row {
+        Row { prefix: self.encoder.image_prefix(self.grid), grid: Some(self.grid), sections: Vec::new() }
+    }
+
+    /// Does the caption fit? After each phrase whether that phrase fits what the image shows, at the end whether it
+    /// is the person.
+    pub(crate) fn locate(
+        &self,
+        caption: &Caption,
+        shown: &Appearance,
+        same_person: bool,
+    ) -> Result<Section, TrainingError> {
+        let word = |yes: bool| if yes { self.yes } else { self.no };
+        let mut section = self.judgement(caption)?;
+        section.targets[0].token = word(same_person);
+        for claim in &caption.claims {
+            let Some(fits) = claim.fits(shown) else { continue };
+            let said = format!("{}{}", self.before_caption, &caption.text[..claim.span.end]);
+            let at = self.tokens(&said)?.len().saturating_sub(1);
+            section.targets.push(Target { at, token: word(fits), weight: PHRASE_WEIGHT });
+        }
+        Ok(section)
+    }
+
+    /// The two words of a judgement, as tokens: Yes and No.
+    pub(crate) fn words(&self) -> (u32, u32) {
+        (self.yes, self.no)
+    }
+
+    /// A judgement as a server asks for it: one target, after the whole question.
+    pub(crate) fn judgement(&self, caption: &Caption) -> Result<Section, TrainingError> {
+        let prompt = self
+            .prompts
+            .locate(&caption.text)
+            .map_err(|cause| TrainingError::model("writing a prompt", cause))?;
+        let question =
+            self.encoder.question(&prompt).map_err(|cause| TrainingError::model("tokenizing", cause))?;
+        Ok(Section::answered(question, &[self.yes], 1.0))
+    }
+
+    /// The attribute answers.
+    pub(crate) fn describe(&self, shown: &Appearance) -> Result<Section, TrainingError> {
+        let prompt =
+            self.prompts.describe().map_err(|cause| TrainingError::model("writing a prompt", cause))?;
+        let question =
+            self.encoder.question(&prompt).map_err(|cause| TrainingError::model("tokenizing", cause))?;
+        Ok(Section::answered(question, &self.answer(&numbered(&answers(shown)))?, TEXT_WEIGHT))
+    }
+
+    /// The answers merged into the caption.
+    pub(crate) fn aggregate(&self, caption: &Caption, shown: &Appearance) -> Result<Section, TrainingError> {
+        let mut parts = vec![caption.text.clone()];
+        parts.extend(sentences(&numbered(&answers(shown))));
+        let prompt = self
+            .prompts
+            .aggregate(&parts)
+            .map_err(|cause| TrainingError::model("writing a prompt", cause))?;
+        let question = self
+            .encoder
+            .encode(&prompt, None)
+            .map_err(|cause| TrainingError::model("tokenizing", cause))?
+            .tokens;
+        Ok(Section::answered(question, &self.answer(&merge(caption, shown))?, TEXT_WEIGHT))
+    }
+
+    fn answer(&self, text: &str) -> Result<Vec<u32>, TrainingError> {
+        let mut tokens = self.tokens(text)?;
+        tokens.push(self.encoder.end_of_turn());
+        Ok(tokens)
+    }
+}
+
+/// Which captions are asked about which images.
+#[derive(Debug)]
+pub(crate) struct Pairs {
+    /// For each image, the images of other people whose captions rank it among their best.
+    mined: Vec<Vec<u32>>,
+}
+
+impl Pairs {
+    /// `rankings` has, for the caption of each image, the most similar images of other people.
+    pub(crate) fn new(rankings: &[Vec<u32>]) -> Self {
+        let mut mined = vec![Vec::new(); rankings.len()];
+        for (caption, ranking) in rankings.iter().enumerate() {
+            for &image in ranking {
+                mined[image as usize].push(caption as u32);
+            }
+        }
+        Self { mined }
+    }
+
+    /// No mined pairs yet.
+    pub(crate) fn random(images: usize) -> Self {
+        Self { mined: vec![Vec::new(); images] }
+    }
+
+    /// A caption to ask about image `view`, and whether it is of the same person: half of them are; of the others half
+    /// are mined, a third look-alikes and the rest anyone.
+    pub(crate) fn draw(&self, sample: &Sample, view: usize, rng: &mut impl Rng) -> (Caption, bool) {
+        if rng.random_bool(0.5) {
+            let other = sample.any_view(sample.person_of(view), rng);
+            return (sample.fresh_caption(other, rng), true);
+        }
+        let chance: f32 = rng.random();
+        if chance < 0.5
+            && let Some(&caption) = self.mined[view].choose(rng)
+        {
+            let (_, caption) = &sample.views[caption as usize].captions[0];
+            return (caption.clone(), false);
+        }
+        let other = if chance < 0.84 { sample.look_alike(view, rng) } else { None };
+        let other = other.unwrap_or_else(|| {
+            loop {
+                let other = rng.random_range(0..sample.len());
+                if sample.person_of(other) != sample.person_of(view) {
+                    break other;
+                }
+            }
+        });
+        (sample.fresh_caption(other, rng), false)
+    }
+}
+
+/// A few phrases of the image's own description or of another's, for the first lessons.
+pub(crate) fn short_caption(sample: &Sample, view: usize, rng: &mut impl Rng) -> Caption {
+    let source = if rng.random_bool(0.5) { view } else { rng.random_range(0..sample.len()) };
+    let full = describe(&sample.appearance(source));
+    let count = rng.random_range(1..=5).min(full.claims.len());
+    let first = rng.random_range(0..=full.claims.len() - count);
+    let claims = &full.claims[first..first + count];
+    let start = claims.first().map_or(0, |claim| claim.span.start);
+    let end = claims.last().map_or(full.text.len(), |claim| claim.span.end);
+    let claims = claims
+        .iter()
+        .cloned()
+        .map(|mut claim| {
+            claim.span = claim.span.start - start..claim.span.end - start;
+            claim
+        })
+        .collect();
+    Caption { text: full.text[start..end].to_string(), claims }
+}
