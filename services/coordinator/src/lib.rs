@@ -1,1 +1,32 @@
-//! thicket-coordinator
+//! The coordinator of Thicket: runs one person search from text to final ranking, and ingests images.
+//!
+//! A search embeds the text, ranks the gallery, lets the answer model look at the best candidates as long as an answer
+//! can still change the result (`thicket-thi` decides), rewrites the query from what the model sees on the confirmed
+//! candidate and ranks again with one search. Every step is an event on the caller's stream; a caller that goes away
+//! stops the search at once.
+//!
+//! It holds nothing: every call is served from the embedding, gallery and answer roles, through their public contract.
+//!
+//! ```no_run
+//! # use thicket_coordinator::{App, Config, Peers};
+//! # use thicket_runtime::{Failure, Stop};
+//! # async fn example() -> Result<(), Failure> {
+//! let app = App::build(Config::in_process(Peers::default())).await?;
+//! let (stop_handle, stop) = Stop::by_hand();
+//! println!("serving on {}", app.grpc_addr());
+//! app.run(stop).await
+//! # }
+//! ```
+
+mod app;
+mod clients;
+mod config;
+mod driven;
+mod ingest;
+mod input;
+mod placing;
+mod search;
+mod service;
+
+pub use app::App;
+pub use config::{Args, Config, ConfigError, DEFAULT_MAX_CALLS, InteractionArgs, PeerArgs, Peers};

@@ -1,0 +1,269 @@
+use std::path::{Path, PathBuf};
+
+use thicket_runtime::{Failure, Role, RoleArgs, RoleConfig};
+use thicket_telemetry::TelemetryArgs;
+use thicket_thi::{
+    DEFAULT_LAMBDA, DEFAULT_ROUNDS, DEFAULT_XI, DEFAULT_YES_THRESHOLD, Settings, SettingsError,
+};
+
+/// Searches and ingests served at a time where nothing else is said.
+pub const DEFAULT_MAX_CALLS: usize = 256;
+const MOST_CALLS: usize = 1 << 20;
+
+/// Command line of `thicket-coordinator`; every flag is also an environment variable.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(
+    name = "thicket-coordinator",
+    version,
+    about = "Runs Thicket's person searches: rank, ask, refine, rank again"
+)]
+pub struct Args {
+    /// What every role has
+    #[command(flatten)]
+    pub role: RoleArgs,
+    /// Logs and traces
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+    /// Where the other roles are
+    #[command(flatten)]
+    pub peers: PeerArgs,
+    /// How the interaction runs
+    #[command(flatten)]
+    pub interaction: InteractionArgs,
+    /// Searches and ingests served at a time; more are refused
+    #[arg(long, env = "THICKET_MAX_CALLS", value_name = "N", default_value_t = DEFAULT_MAX_CALLS)]
+    pub max_calls: usize,
+}
+
+impl Args {
+    /// The settings, validated but for the peers' addresses.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a setting out of range or a token file that cannot be read.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        if !(1..=MOST_CALLS).contains(&self.max_calls) {
+            return Err(ConfigError::MaxCalls { limit: MOST_CALLS, actual: self.max_calls });
+        }
+        Ok(Config {
+            role: self.role.config(Role::Coordinator),
+            peers: self.peers.peers()?,
+            interaction: self.interaction.settings()?,
+            max_calls: self.max_calls,
+        })
+    }
+}
+
+/// Flags that name the other roles, for `#[command(flatten)]`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Other roles")]
+pub struct PeerArgs {
+    /// Address of the embedding role
+    #[arg(long, env = "THICKET_EMBEDDING", value_name = "URL", default_value_t = default_url(Role::Embedding))]
+    pub embedding: String,
+    /// Address of the gallery role
+    #[arg(long, env = "THICKET_GALLERY", value_name = "URL", default_value_t = default_url(Role::Gallery))]
+    pub gallery: String,
+    /// Address of the answer role
+    #[arg(long, env = "THICKET_ANSWER", value_name = "URL", default_value_t = default_url(Role::Answer))]
+    pub answer: String,
+    /// File with the bearer token that the other roles want; none is sent without it
+    #[arg(long, env = "THICKET_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl PeerArgs {
+    /// Reads the token file, if there is one.
+    ///
+    /// # Errors
+    /// [`ConfigError::Token`] where it cannot be read or is empty.
+    pub fn peers(&self) -> Result<Peers, ConfigError> {
+        Ok(Peers {
+            embedding: self.embedding.clone(),
+            gallery: self.gallery.clone(),
+            answer: self.answer.clone(),
+            token: self.token_file.as_deref().map(read_token).transpose()?,
+        })
+    }
+}
+
+/// Flags of the interaction's defaults, for `#[command(flatten)]`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Interaction, where a caller names no value")]
+pub struct InteractionArgs {
+    /// Candidates looked at, one a round, 1 to 100
+    #[arg(long, env = "THICKET_ROUNDS", value_name = "K", default_value_t = DEFAULT_ROUNDS)]
+    pub rounds: usize,
+    /// Similarity above which a query is refined in round 1 only, and in later rounds only otherwise
+    #[arg(long, env = "THICKET_XI", value_name = "X", default_value_t = DEFAULT_XI, allow_negative_numbers = true)]
+    pub xi: f32,
+    /// Weight of the original query in the final score, 0 to 1
+    #[arg(long, env = "THICKET_LAMBDA", value_name = "L", default_value_t = DEFAULT_LAMBDA)]
+    pub lambda: f32,
+    /// An answer is Yes when p(Yes) is above this, 0 to 1
+    #[arg(long, env = "THICKET_YES_THRESHOLD", value_name = "P", default_value_t = DEFAULT_YES_THRESHOLD)]
+    pub yes_threshold: f64,
+}
+
+impl InteractionArgs {
+    /// The validated settings.
+    ///
+    /// # Errors
+    /// [`SettingsError`] for the first value out of range.
+    pub fn settings(&self) -> Result<Settings, SettingsError> {
+        Settings::new(self.rounds, self.xi, self.lambda, self.yes_threshold)
+    }
+}
+
+/// Where the other roles are and how to call them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peers {
+    /// Address of the embedding role, `http://host:port`.
+    pub embedding: String,
+    /// Address of the gallery role, `http://host:port`.
+    pub gallery: String,
+    /// Address of the answer role, `http://host:port`.
+    pub answer: String,
+    /// Bearer token sent with every call; `None` sends none.
+    pub token: Option<String>,
+}
+
+impl Default for Peers {
+    /// Every role on loopback, on the port it listens on by default.
+    fn default() -> Self {
+        Self {
+            embedding: default_url(Role::Embedding),
+            gallery: default_url(Role::Gallery),
+            answer: default_url(Role::Answer),
+            token: None,
+        }
+    }
+}
+
+/// Settings of a coordinator.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Listeners, deadlines, tokens, audit log.
+    pub role: RoleConfig,
+    /// Where the other roles are.
+    pub peers: Peers,
+    /// The interaction where a caller names no value.
+    pub interaction: Settings,
+    /// Searches and ingests served at a time, at least 1; more are refused with RESOURCE_EXHAUSTED. Default:
+    /// [`DEFAULT_MAX_CALLS`].
+    pub max_calls: usize,
+}
+
+impl Config {
+    /// The defaults on a free loopback port: a coordinator inside another process or a test.
+    pub fn in_process(peers: Peers) -> Self {
+        Self {
+            role: RoleConfig::in_process(),
+            peers,
+            interaction: Settings::default(),
+            max_calls: DEFAULT_MAX_CALLS,
+        }
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A default of the interaction is out of range.
+    #[error(transparent)]
+    Interaction(#[from] SettingsError),
+    /// No call or absurdly many at a time.
+    #[error("max-calls must be 1 to {limit}, not {actual}")]
+    MaxCalls {
+        /// The largest value.
+        limit: usize,
+        /// What was given.
+        actual: usize,
+    },
+    /// The token file cannot be used.
+    #[error("token file {path} cannot be used: {reason}")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::BadInput(error.to_string())
+    }
+}
+
+fn default_url(role: Role) -> String {
+    format!("http://{}", role.default_listen())
+}
+
+fn read_token(path: &Path) -> Result<String, ConfigError> {
+    let unusable = |reason: String| ConfigError::Token { path: path.to_owned(), reason };
+    let text = std::fs::read_to_string(path).map_err(|cause| unusable(cause.to_string()))?;
+    match text.trim() {
+        "" => Err(unusable("it is empty".to_owned())),
+        token => Ok(token.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+        Args::parse_from([&["thicket-coordinator"], flags].concat()).config()
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable() {
+        for arg in Args::command()
+            .get_arguments()
+            .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+        {
+            let variable = arg.get_env().unwrap_or_else(|| panic!("{} has none", arg.get_id()));
+            assert!(variable.to_string_lossy().starts_with("THICKET_"), "{variable:?}");
+        }
+    }
+
+    #[test]
+    fn a_setting_out_of_range_is_refused_by_name() {
+        for (flags, name) in [
+            (["--rounds", "0"], "rounds"),
+            (["--xi", "nan"], "xi"),
+            (["--xi", "inf"], "xi"),
+            (["--lambda", "1.1"], "lambda"),
+            (["--yes-threshold", "2"], "yes_threshold"),
+            (["--max-calls", "0"], "max-calls"),
+        ] {
+            let error = config(&flags).unwrap_err().to_string();
+            assert!(error.starts_with(name), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_negative_threshold_is_a_value_and_not_a_flag() {
+        assert_eq!(config(&["--xi", "-0.25"]).unwrap().interaction.xi(), -0.25);
+    }
+
+    #[test]
+    fn the_other_roles_are_expected_on_their_own_ports() {
+        let peers = config(&[]).unwrap().peers;
+        assert_eq!(peers, Peers::default());
+        assert_eq!(peers.gallery, "http://127.0.0.1:7702");
+    }
+
+    #[test]
+    fn a_token_file_that_is_not_there_is_refused() {
+        let error = config(&["--token-file", "/nonexistent/token"]).unwrap_err();
+        assert!(matches!(error, ConfigError::Token { .. }));
+    }
+}

@@ -1,0 +1,13 @@
+//! The coordinator as a program of its own.
+
+use clap::Parser;
+use thicket_coordinator::{App, Args};
+use thicket_runtime::run;
+
+fn main() {
+    let args = Args::parse();
+    run("thicket-coordinator", &args.telemetry, |stop| {
+        let config = args.config();
+        async move { App::build(config?).await?.run(stop).await }
+    })
+}

@@ -1,0 +1,471 @@
+//! The other roles, small and predictable: a gallery in memory, a model that reads its answers from a table.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use thicket_coordinator::{App, Config, Peers};
+use thicket_proto::v1::answer_service_server::{AnswerService, AnswerServiceServer};
+use thicket_proto::v1::coordinator_service_client::CoordinatorServiceClient;
+use thicket_proto::v1::embedding_service_server::{EmbeddingService, EmbeddingServiceServer};
+use thicket_proto::v1::gallery_service_server::{GalleryService, GalleryServiceServer};
+use thicket_proto::v1::search_person_response::Event;
+use thicket_proto::v1::*;
+use thicket_runtime::{Fault, MAX_MESSAGE_BYTES, Role, RoleConfig, Server, Services, Stop, StopHandle};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+pub const COLLECTION: &str = "lobby";
+pub const TEXT: &str = "a woman in a red coat";
+pub const REFINED: &str = "a woman in a red coat with a black bag";
+pub const MODEL: &str = "model-1";
+
+/// One image of the gallery.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub id: String,
+    pub vector: Vec<f32>,
+    pub image: Vec<u8>,
+}
+
+/// What the model says about one image.
+#[derive(Debug, Clone)]
+pub enum Says {
+    PYes(f64),
+    Garbage,
+    /// Never answers; the sender is dropped when the call is.
+    Hang(mpsc::Sender<()>),
+    Fails(Fault),
+}
+
+/// Everything the fakes know, and everything they were asked.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub collections: HashMap<String, Vec<Stored>>,
+    pub fingerprint_of_collection: String,
+    pub texts: HashMap<String, Vec<f32>>,
+    /// By image; an image that is not in it is answered with No.
+    pub says: HashMap<Vec<u8>, Says>,
+    pub describe: DescribeResponse,
+    pub aggregate: AggregateResponse,
+    pub embedding_fails: Option<Fault>,
+    /// Vanishes from the gallery when the refined text is embedded.
+    pub deleted_at_refinement: Option<String>,
+    /// `locate:TEXT:IMAGE`, `describe:IMAGE`, `aggregate:TEXT`, `search:TOP`, ...
+    pub log: Vec<String>,
+}
+
+impl World {
+    /// A gallery `a, b, c, ...` with the given similarities to [`TEXT`], and to [`REFINED`].
+    pub fn of(similarities: &[(f32, f32)]) -> Self {
+        let stored = similarities.iter().zip('a'..).map(|(&(original, refined), name)| Stored {
+            id: name.to_string(),
+            vector: vec![original, refined],
+            image: name.to_string().into_bytes(),
+        });
+        Self {
+            collections: HashMap::from([(COLLECTION.to_owned(), stored.collect())]),
+            fingerprint_of_collection: MODEL.to_owned(),
+            texts: HashMap::from([(TEXT.to_owned(), vec![1.0, 0.0]), (REFINED.to_owned(), vec![0.0, 1.0])]),
+            says: HashMap::new(),
+            describe: DescribeResponse {
+                answers: vec!["Female.".into(), "A black bag.".into()],
+                usable: true,
+                ..Default::default()
+            },
+            aggregate: AggregateResponse { text: REFINED.into(), usable: true, timing: None },
+            embedding_fails: None,
+            deleted_at_refinement: None,
+            log: Vec::new(),
+        }
+    }
+
+    pub fn saying(mut self, image: &str, says: Says) -> Self {
+        self.says.insert(image.as_bytes().to_vec(), says);
+        self
+    }
+
+    pub fn count(&self, prefix: &str) -> usize {
+        self.log.iter().filter(|line| line.starts_with(prefix)).count()
+    }
+
+    fn collection(&self, name: &str) -> Result<&Vec<Stored>, Fault> {
+        self.collections.get(name).ok_or_else(|| Fault::not_found("collection", name))
+    }
+
+    fn item(&self, collection: &str, id: &str) -> Result<&Stored, Fault> {
+        let found = self.collection(collection)?.iter().find(|stored| stored.id == id);
+        found.ok_or_else(|| Fault::not_found("item", id))
+    }
+
+    /// All items of a collection, best first, equal scores in insertion order.
+    pub fn ranking(&self, collection: &str, query: &[f32]) -> Result<Vec<(String, f32)>, Fault> {
+        let mut scored: Vec<_> = self
+            .collection(collection)?
+            .iter()
+            .map(|stored| (stored.id.clone(), dot(query, &stored.vector)))
+            .collect();
+        scored.sort_by(|left, right| right.1.partial_cmp(&left.1).expect("finite scores"));
+        Ok(scored)
+    }
+}
+
+pub fn dot(left: &[f32], right: &[f32]) -> f32 {
+    left.iter().zip(right).map(|(a, b)| a * b).sum()
+}
+
+#[derive(Debug, Clone)]
+struct Fakes(Arc<Mutex<World>>);
+
+impl Fakes {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[tonic::async_trait]
+impl EmbeddingService for Fakes {
+    async fn get_model(&self, _: Request<GetModelRequest>) -> Result<Response<GetModelResponse>, Status> {
+        let model = EmbeddingModel {
+            name: "test".into(),
+            fingerprint: MODEL.into(),
+            dimension: 2,
+            similarity: Similarity::Cosine.into(),
+            ..Default::default()
+        };
+        Ok(Response::new(GetModelResponse { model: Some(model) }))
+    }
+
+    async fn embed_text(
+        &self,
+        request: Request<EmbedTextRequest>,
+    ) -> Result<Response<EmbedTextResponse>, Status> {
+        let mut world = self.world();
+        if let Some(fault) = world.embedding_fails.clone() {
+            return Err(fault.into());
+        }
+        let text = request.into_inner().texts.remove(0);
+        world.log.push(format!("embed:{text}"));
+        if text == REFINED
+            && let Some(gone) = world.deleted_at_refinement.clone()
+        {
+            for stored in world.collections.values_mut() {
+                stored.retain(|item| item.id != gone);
+            }
+        }
+        let values = world.texts.get(&text).cloned().ok_or_else(|| {
+            Status::from(Fault::invalid("texts[0]", "TEXT_UNKNOWN", "the test does not know this text"))
+        })?;
+        let vectors = vec![Vector { values }];
+        Ok(Response::new(EmbedTextResponse { vectors, model_fingerprint: MODEL.into() }))
+    }
+
+    async fn embed_image(
+        &self,
+        request: Request<EmbedImageRequest>,
+    ) -> Result<Response<EmbedImageResponse>, Status> {
+        let mut world = self.world();
+        if let Some(fault) = world.embedding_fails.clone() {
+            return Err(fault.into());
+        }
+        let images = request.into_inner().images;
+        world.log.push(format!("embed_images:{}", images.len()));
+        let result = |image: &[u8]| match image.starts_with(b"bad") {
+            true => embed_image_result::Result::Error(
+                Fault::invalid("image", "IMAGE_UNDECODABLE", "not an image").to_item_error(),
+            ),
+            false => embed_image_result::Result::Vector(Vector { values: vec![1.0, 0.0] }),
+        };
+        let results = images.iter().map(|image| EmbedImageResult { result: Some(result(image)) }).collect();
+        Ok(Response::new(EmbedImageResponse { results, model_fingerprint: MODEL.into() }))
+    }
+}
+
+type Upserts = std::pin::Pin<Box<dyn Stream<Item = Result<UpsertResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl GalleryService for Fakes {
+    type UpsertStream = Upserts;
+
+    async fn create_collection(
+        &self,
+        request: Request<CreateCollectionRequest>,
+    ) -> Result<Response<CreateCollectionResponse>, Status> {
+        let request = request.into_inner();
+        if request.name.contains(' ') {
+            return Err(Fault::invalid("name", "COLLECTION_NAME_INVALID", "no spaces").into());
+        }
+        let mut world = self.world();
+        world.log.push(format!("create:{}:{}", request.name, request.dimension));
+        world.collections.insert(request.name, Vec::new());
+        Ok(Response::new(CreateCollectionResponse::default()))
+    }
+
+    async fn list_collections(
+        &self,
+        _: Request<ListCollectionsRequest>,
+    ) -> Result<Response<ListCollectionsResponse>, Status> {
+        let world = self.world();
+        let collections = world.collections.keys().map(|name| Collection {
+            name: name.clone(),
+            model_fingerprint: world.fingerprint_of_collection.clone(),
+            ..Default::default()
+        });
+        Ok(Response::new(ListCollectionsResponse { collections: collections.collect() }))
+    }
+
+    async fn delete_collection(
+        &self,
+        _: Request<DeleteCollectionRequest>,
+    ) -> Result<Response<DeleteCollectionResponse>, Status> {
+        Err(Status::unimplemented("the coordinator deletes nothing"))
+    }
+
+    async fn upsert(&self, request: Request<Streaming<UpsertRequest>>) -> Result<Response<Upserts>, Status> {
+        let fakes = self.clone();
+        fakes.world().log.push("upsert".into());
+        let results = request.into_inner().map(move |item| {
+            let item = item?;
+            let error = |fault: Fault| upsert_response::Result::Error(fault.to_item_error());
+            let mut world = fakes.world();
+            let result = match world.collections.get_mut(&item.collection) {
+                None => return Err(Fault::not_found("collection", item.collection).into()),
+                Some(_) if item.id.is_empty() => {
+                    error(Fault::invalid("id", "ITEM_ID_INVALID", "1 to 256 bytes, got 0"))
+                }
+                Some(stored) => {
+                    stored.push(Stored {
+                        id: item.id.clone(),
+                        vector: item.vector.unwrap_or_default().values,
+                        image: item.image.to_vec(),
+                    });
+                    upsert_response::Result::Item(Item {
+                        id: item.id.clone(),
+                        metadata: item.metadata,
+                        ..Default::default()
+                    })
+                }
+            };
+            Ok(UpsertResponse { id: item.id, result: Some(result) })
+        });
+        Ok(Response::new(Box::pin(results)))
+    }
+
+    async fn delete(&self, _: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        Err(Status::unimplemented("the coordinator deletes nothing"))
+    }
+
+    async fn search(&self, request: Request<SearchRequest>) -> Result<Response<SearchResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.world();
+        world.log.push(format!("search:{}", request.top));
+        if request.model_fingerprint != world.fingerprint_of_collection {
+            return Err(Fault::failed_precondition("MODEL_MISMATCH", "another model").into());
+        }
+        let ranking = world.ranking(&request.collection, &request.queries[0].values)?;
+        let hits = ranking
+            .into_iter()
+            .take(request.top as usize)
+            .map(|(id, score)| Hit { item: Some(Item { id, ..Default::default() }), score });
+        Ok(Response::new(SearchResponse { rankings: vec![Ranking { hits: hits.collect() }] }))
+    }
+
+    async fn score(&self, request: Request<ScoreRequest>) -> Result<Response<ScoreResponse>, Status> {
+        let request = request.into_inner();
+        let world = self.world();
+        let query = request.query.unwrap_or_default().values;
+        let scores = request
+            .ids
+            .iter()
+            .map(|id| world.item(&request.collection, id).map(|stored| dot(&query, &stored.vector)))
+            .collect::<Result<_, Fault>>()?;
+        Ok(Response::new(ScoreResponse { scores }))
+    }
+
+    async fn rank_of(&self, request: Request<RankOfRequest>) -> Result<Response<RankOfResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.world();
+        world.log.push("rank_of".into());
+        let ranking = world.ranking(&request.collection, &request.query.unwrap_or_default().values)?;
+        let ranks = request
+            .ids
+            .iter()
+            .map(|id| {
+                let place = ranking.iter().position(|(other, _)| other == id);
+                place.map(|place| place as u64 + 1).ok_or_else(|| Fault::not_found("item", id))
+            })
+            .collect::<Result<_, Fault>>()?;
+        Ok(Response::new(RankOfResponse { ranks }))
+    }
+
+    async fn get_item(&self, _: Request<GetItemRequest>) -> Result<Response<GetItemResponse>, Status> {
+        Err(Status::unimplemented("the coordinator needs no metadata"))
+    }
+
+    async fn get_image(
+        &self,
+        request: Request<GetImageRequest>,
+    ) -> Result<Response<GetImageResponse>, Status> {
+        let request = request.into_inner();
+        let Some(get_image_request::By::Id(id)) = request.by else {
+            return Err(Status::unimplemented("by id only"));
+        };
+        let mut world = self.world();
+        world.log.push(format!("image:{id}"));
+        let image = world.item(&request.collection, &id)?.image.clone();
+        if image.is_empty() {
+            return Err(Fault::not_found("image", id).into());
+        }
+        Ok(Response::new(GetImageResponse { image: image.into(), ..Default::default() }))
+    }
+}
+
+#[tonic::async_trait]
+impl AnswerService for Fakes {
+    async fn get_answer_model(
+        &self,
+        _: Request<GetAnswerModelRequest>,
+    ) -> Result<Response<GetAnswerModelResponse>, Status> {
+        Ok(Response::new(GetAnswerModelResponse::default()))
+    }
+
+    async fn locate(&self, request: Request<LocateRequest>) -> Result<Response<LocateResponse>, Status> {
+        let request = request.into_inner();
+        let image = request.image.to_vec();
+        let says = {
+            let mut world = self.world();
+            world.log.push(format!("locate:{}:{}", request.text, String::from_utf8_lossy(&image)));
+            world.says.get(&image).cloned().unwrap_or(Says::PYes(0.1))
+        };
+        match says {
+            Says::PYes(p_yes) => {
+                Ok(Response::new(LocateResponse { p_yes, usable: true, ..Default::default() }))
+            }
+            Says::Garbage => Ok(Response::new(LocateResponse {
+                p_yes: f64::NAN,
+                raw_text: "\u{fffd}\u{fffd} 42".into(),
+                ..Default::default()
+            })),
+            Says::Hang(_dropped_with_the_call) => std::future::pending().await,
+            Says::Fails(fault) => Err(fault.into()),
+        }
+    }
+
+    async fn describe(
+        &self,
+        request: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
+        let mut world = self.world();
+        let line = format!("describe:{}", String::from_utf8_lossy(&request.into_inner().image));
+        world.log.push(line);
+        Ok(Response::new(world.describe.clone()))
+    }
+
+    async fn aggregate(
+        &self,
+        request: Request<AggregateRequest>,
+    ) -> Result<Response<AggregateResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.world();
+        world.log.push(format!("aggregate:{}:{}", request.text, request.answers.join("|")));
+        Ok(Response::new(world.aggregate.clone()))
+    }
+
+    async fn decompose(&self, _: Request<DecomposeRequest>) -> Result<Response<DecomposeResponse>, Status> {
+        Err(Status::unimplemented("not part of a search"))
+    }
+
+    async fn rewrite(&self, _: Request<RewriteRequest>) -> Result<Response<RewriteResponse>, Status> {
+        Err(Status::unimplemented("not part of a search"))
+    }
+}
+
+/// A coordinator with its fakes; everything stops when it is dropped.
+#[derive(Debug)]
+pub struct Bench {
+    fakes: Fakes,
+    pub client: CoordinatorServiceClient<Channel>,
+    _stops: Vec<StopHandle>,
+}
+
+impl Bench {
+    pub async fn start(world: World) -> Self {
+        Self::start_with(world, |_| ()).await
+    }
+
+    pub async fn start_with(world: World, change: impl FnOnce(&mut Config)) -> Self {
+        let fakes = Fakes(Arc::new(Mutex::new(world)));
+        let mut stops = Vec::new();
+        let embedding =
+            EmbeddingServiceServer::new(fakes.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let gallery = GalleryServiceServer::new(fakes.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let answer = AnswerServiceServer::new(fakes.clone());
+        let peers = Peers {
+            embedding: serve(Role::Embedding, Services::new().with(embedding), &mut stops).await,
+            gallery: serve(Role::Gallery, Services::new().with(gallery), &mut stops).await,
+            answer: serve(Role::Answer, Services::new().with(answer), &mut stops).await,
+            token: None,
+        };
+        let mut config = Config::in_process(peers);
+        change(&mut config);
+        let app = App::build(config).await.expect("a coordinator");
+        let client = connect(app.grpc_addr()).await;
+        let (handle, stop) = Stop::by_hand();
+        stops.push(handle);
+        tokio::spawn(app.run(stop));
+        Self { fakes, client, _stops: stops }
+    }
+
+    /// What the fakes know and were asked.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.fakes.world()
+    }
+
+    /// Runs a search to its end.
+    pub async fn search(&self, request: SearchPersonRequest) -> Result<Vec<Event>, Status> {
+        let mut stream = self.client.clone().search_person(request).await?.into_inner();
+        let mut events = Vec::new();
+        while let Some(response) = stream.message().await? {
+            events.push(response.event.expect("every message has an event"));
+        }
+        Ok(events)
+    }
+
+    /// The last event of a search.
+    pub async fn finish(&self, request: SearchPersonRequest) -> SearchFinished {
+        finished(&self.search(request).await.expect("a search")).clone()
+    }
+}
+
+pub fn request() -> SearchPersonRequest {
+    SearchPersonRequest { collection: COLLECTION.into(), text: TEXT.into(), ..Default::default() }
+}
+
+pub fn finished(events: &[Event]) -> &SearchFinished {
+    match events.last() {
+        Some(Event::Finished(finished)) => finished,
+        other => panic!("the last event is {other:?}"),
+    }
+}
+
+/// Ids of hits, in order, without separators.
+pub fn ids(hits: &[Hit]) -> Vec<String> {
+    hits.iter().map(|hit| hit.item.clone().unwrap_or_default().id).collect()
+}
+
+async fn serve(role: Role, services: Services, stops: &mut Vec<StopHandle>) -> String {
+    let server = Server::bind(role, &RoleConfig::in_process()).await.expect("a free port");
+    let address = server.grpc_addr();
+    let (handle, stop) = Stop::by_hand();
+    stops.push(handle);
+    tokio::spawn(server.serve(services, stop.requested()));
+    format!("http://{address}")
+}
+
+async fn connect(address: SocketAddr) -> CoordinatorServiceClient<Channel> {
+    let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+    CoordinatorServiceClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES)
+}

@@ -1,0 +1,9 @@
+//! The coordinator against other roles that the tests control, over real gRPC on loopback.
+
+mod bad_input;
+mod equality;
+mod failures;
+mod fakes;
+mod ingest;
+mod outcomes;
+mod worlds;
