@@ -20,6 +20,7 @@ mod call;
 mod client;
 mod grpc_health;
 mod health;
+mod input;
 mod layer;
 mod methods;
 mod queue;
@@ -33,6 +34,7 @@ pub use auth::{Caller, Right, TokensError};
 pub use call::{Call, Deadline, MAX_DEADLINE, request_by};
 pub use client::{CONNECT_TIMEOUT, Peer, PeerError};
 pub use health::{Check, Health, Probe, Snapshot, State};
+pub use input::{DEFAULT_DECODED_MIB, DecodedImage, ImageDecoder, MAX_TEXT_BYTES, bad_image, check_text};
 pub use role::{
     DEFAULT_DRAIN_DELAY, DEFAULT_DRAIN_TIMEOUT, DEFAULT_STREAM_DEADLINE, DEFAULT_UNARY_DEADLINE, Role,
     RoleArgs, RoleConfig, parse_duration,

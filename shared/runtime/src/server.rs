@@ -243,9 +243,9 @@ impl Server {
         let _ = go_away.send(());
 
         let mut in_flight = self.shared.in_flight.subscribe();
-        let finished =
-            tokio::time::timeout(self.drain_timeout, in_flight.wait_for(|calls| *calls == 0)).await;
-        let cut_off = if finished.is_ok() { 0 } else { *self.shared.in_flight.borrow() };
+        let idle = in_flight.wait_for(|calls| *calls == 0);
+        let finished = tokio::time::timeout(self.drain_timeout, idle).await.is_ok();
+        let cut_off = if finished { 0 } else { *self.shared.in_flight.borrow() };
         health.stop(State::Closed);
         // tonic waits for every connection, and a silent client may hold one for an hour: the limit is ours.
         let abort = grpc.abort_handle();

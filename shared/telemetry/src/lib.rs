@@ -160,15 +160,19 @@ pub fn init(service: &str, args: &TelemetryArgs) -> Result<Telemetry, TelemetryE
     Ok(telemetry)
 }
 
-/// Who this process is; `OTEL_RESOURCE_ATTRIBUTES` adds to it.
+/// Who this process is; `OTEL_RESOURCE_ATTRIBUTES` adds to it. One answer for traces and metrics.
 fn resource() -> Resource {
-    let service = SERVICE_NAME.get().map_or("thicket", String::as_str).to_owned();
-    Resource::builder()
-        .with_attributes([
-            KeyValue::new("service.namespace", "thicket"),
-            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-            KeyValue::new("service.instance.id", uuid::Uuid::new_v4().to_string()),
-        ])
-        .with_service_name(service)
-        .build()
+    static RESOURCE: OnceLock<Resource> = OnceLock::new();
+    let build = || {
+        let service = SERVICE_NAME.get().map_or("thicket", String::as_str).to_owned();
+        Resource::builder()
+            .with_attributes([
+                KeyValue::new("service.namespace", "thicket"),
+                KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+                KeyValue::new("service.instance.id", uuid::Uuid::new_v4().to_string()),
+            ])
+            .with_service_name(service)
+            .build()
+    };
+    RESOURCE.get_or_init(build).clone()
 }
