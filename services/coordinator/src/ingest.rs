@@ -11,9 +11,9 @@ use thicket_proto::v1::{
 use thicket_runtime::{Call, Fault, MAX_MESSAGE_BYTES, Right, Role};
 use thicket_telemetry::{instruments, names};
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Status, Streaming};
 use tracing::{Instrument, info_span};
 
 use crate::clients::{self, CallClients, broken};
@@ -68,7 +68,7 @@ impl Ingest {
         &self,
         collection: &str,
         first: Vec<IngestRequest>,
-        mut batches: Batches,
+        mut batches: Batches<Streaming<IngestRequest>>,
         prepared: mpsc::Sender<Result<Vec<Prepared>, Fault>>,
     ) -> Result<(), Fault> {
         let mut next = Ok(Some(first));
@@ -242,16 +242,16 @@ impl Upload {
 
 /// The caller's messages, cut into batches.
 #[derive(Debug)]
-struct Batches {
-    requests: Streaming<IngestRequest>,
+struct Batches<S> {
+    requests: S,
     /// Read already, belongs to the next batch.
     held: Option<IngestRequest>,
     /// How the stream ended, to be told after the batch before it.
     end: Option<Result<(), Fault>>,
 }
 
-impl Batches {
-    fn new(requests: Streaming<IngestRequest>) -> Self {
+impl<S: Stream<Item = Result<IngestRequest, Status>> + Unpin> Batches<S> {
+    fn new(requests: S) -> Self {
         Self { requests, held: None, end: None }
     }
 
@@ -321,4 +321,65 @@ fn sendable(item: UpsertRequest) -> Prepared {
     let message = format!("at most {MAX_MESSAGE_BYTES} bytes with its vector, got {bytes}");
     let error = Fault::invalid("image", "IMAGE_TOO_LARGE", message).to_item_error();
     Prepared::Refused { id: item.id, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    /// Sizes of the batches that messages with images of these sizes are cut into.
+    async fn cut(images: &[usize]) -> Vec<usize> {
+        let requests = images
+            .iter()
+            .map(|bytes| Ok(IngestRequest { image: vec![0; *bytes].into(), ..Default::default() }));
+        let mut batches = Batches::new(tokio_stream::iter(requests.collect::<Vec<_>>()));
+        let mut sizes = Vec::new();
+        while let Some(batch) = batches.next().await.unwrap() {
+            sizes.push(batch.len());
+        }
+        sizes
+    }
+
+    #[tokio::test]
+    async fn a_batch_has_at_most_so_many_images() {
+        assert_eq!(cut(&[1; 2 * BATCH_IMAGES + 1]).await, [BATCH_IMAGES, BATCH_IMAGES, 1]);
+        assert!(cut(&[]).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_batch_has_at_most_so_many_bytes_unless_one_image_has_more() {
+        let third = BATCH_BYTES / 3 + 1;
+        assert_eq!(cut(&[third; 5]).await, [2, 2, 1]);
+        assert_eq!(cut(&[1, BATCH_BYTES + 1, 1]).await, [1, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_gives_the_batch_before_the_break_first() {
+        let requests = vec![Ok(IngestRequest::default()), Err(Status::out_of_range("too large"))];
+        let mut batches = Batches::new(tokio_stream::iter(requests));
+        assert_eq!(batches.next().await.unwrap().unwrap().len(), 1);
+        assert_eq!(batches.next().await.unwrap_err().code(), Code::OutOfRange);
+    }
+
+    #[tokio::test]
+    async fn a_batch_does_not_wait_for_a_caller_who_waits() {
+        let (sender, receiver) = mpsc::channel(2);
+        sender.send(Ok(IngestRequest::default())).await.unwrap();
+        let mut batches = Batches::new(ReceiverStream::new(receiver));
+        assert_eq!(batches.next().await.unwrap().unwrap().len(), 1);
+        drop(sender);
+        assert!(batches.next().await.unwrap().is_none());
+    }
+
+    #[test]
+    fn an_item_that_its_vector_makes_too_large_is_refused() {
+        let fits = UpsertRequest { image: vec![0; MAX_MESSAGE_BYTES - 4096].into(), ..Default::default() };
+        let mut larger = fits.clone();
+        larger.vector = Some(thicket_proto::v1::Vector { values: vec![0.5; 1536] });
+        assert!(matches!(sendable(fits), Prepared::Item(_)));
+        let Prepared::Refused { error, .. } = sendable(larger) else { panic!("it was taken") };
+        assert_eq!((error.code, error.reason.as_str()), (3, "IMAGE_TOO_LARGE"));
+    }
 }

@@ -12,28 +12,27 @@ use thicket_proto::v1::gallery_service_server::{GalleryService, GalleryServiceSe
 use thicket_proto::v1::search_person_response::Event;
 use thicket_proto::v1::*;
 use thicket_runtime::{Fault, MAX_MESSAGE_BYTES, Role, RoleConfig, Server, Services, Stop, StopHandle};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-pub const COLLECTION: &str = "lobby";
-pub const TEXT: &str = "a woman in a red coat";
-pub const REFINED: &str = "a woman in a red coat with a black bag";
-pub const MODEL: &str = "model-1";
+pub(crate) const COLLECTION: &str = "lobby";
+pub(crate) const TEXT: &str = "a woman in a red coat";
+pub(crate) const REFINED: &str = "a woman in a red coat with a black bag";
+pub(crate) const MODEL: &str = "model-1";
 
 /// One image of the gallery.
 #[derive(Debug, Clone)]
-pub struct Stored {
-    pub id: String,
-    pub vector: Vec<f32>,
-    pub image: Vec<u8>,
+pub(crate) struct Stored {
+    pub(crate) id: String,
+    pub(crate) vector: Vec<f32>,
+    pub(crate) image: Vec<u8>,
 }
 
 /// What the model says about one image.
 #[derive(Debug, Clone)]
-pub enum Says {
+pub(crate) enum Says {
     PYes(f64),
     Garbage,
     /// Never answers; the sender is dropped when the call is.
@@ -43,24 +42,24 @@ pub enum Says {
 
 /// Everything the fakes know, and everything they were asked.
 #[derive(Debug, Clone)]
-pub struct World {
-    pub collections: HashMap<String, Vec<Stored>>,
-    pub fingerprint_of_collection: String,
-    pub texts: HashMap<String, Vec<f32>>,
+pub(crate) struct World {
+    pub(crate) collections: HashMap<String, Vec<Stored>>,
+    pub(crate) fingerprint_of_collection: String,
+    pub(crate) texts: HashMap<String, Vec<f32>>,
     /// By image; an image that is not in it is answered with No.
-    pub says: HashMap<Vec<u8>, Says>,
-    pub describe: DescribeResponse,
-    pub aggregate: AggregateResponse,
-    pub embedding_fails: Option<Fault>,
+    pub(crate) says: HashMap<Vec<u8>, Says>,
+    pub(crate) describe: DescribeResponse,
+    pub(crate) aggregate: AggregateResponse,
+    pub(crate) embedding_fails: Option<Fault>,
     /// Vanishes from the gallery when the refined text is embedded.
-    pub deleted_at_refinement: Option<String>,
+    pub(crate) deleted_at_refinement: Option<String>,
     /// `locate:TEXT:IMAGE`, `describe:IMAGE`, `aggregate:TEXT`, `search:TOP`, ...
-    pub log: Vec<String>,
+    pub(crate) log: Vec<String>,
 }
 
 impl World {
     /// A gallery `a, b, c, ...` with the given similarities to [`TEXT`], and to [`REFINED`].
-    pub fn of(similarities: &[(f32, f32)]) -> Self {
+    pub(crate) fn of(similarities: &[(f32, f32)]) -> Self {
         let stored = similarities.iter().zip('a'..).map(|(&(original, refined), name)| Stored {
             id: name.to_string(),
             vector: vec![original, refined],
@@ -83,12 +82,12 @@ impl World {
         }
     }
 
-    pub fn saying(mut self, image: &str, says: Says) -> Self {
+    pub(crate) fn saying(mut self, image: &str, says: Says) -> Self {
         self.says.insert(image.as_bytes().to_vec(), says);
         self
     }
 
-    pub fn count(&self, prefix: &str) -> usize {
+    pub(crate) fn count(&self, prefix: &str) -> usize {
         self.log.iter().filter(|line| line.starts_with(prefix)).count()
     }
 
@@ -102,7 +101,7 @@ impl World {
     }
 
     /// All items of a collection, best first, equal scores in insertion order.
-    pub fn ranking(&self, collection: &str, query: &[f32]) -> Result<Vec<(String, f32)>, Fault> {
+    pub(crate) fn ranking(&self, collection: &str, query: &[f32]) -> Result<Vec<(String, f32)>, Fault> {
         let mut scored: Vec<_> = self
             .collection(collection)?
             .iter()
@@ -113,7 +112,7 @@ impl World {
     }
 }
 
-pub fn dot(left: &[f32], right: &[f32]) -> f32 {
+pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
     left.iter().zip(right).map(|(a, b)| a * b).sum()
 }
 
@@ -385,18 +384,18 @@ impl AnswerService for Fakes {
 
 /// A coordinator with its fakes; everything stops when it is dropped.
 #[derive(Debug)]
-pub struct Bench {
+pub(crate) struct Bench {
     fakes: Fakes,
-    pub client: CoordinatorServiceClient<Channel>,
-    _stops: Vec<StopHandle>,
+    pub(crate) client: CoordinatorServiceClient<Channel>,
+    stops: Vec<StopHandle>,
 }
 
 impl Bench {
-    pub async fn start(world: World) -> Self {
+    pub(crate) async fn start(world: World) -> Self {
         Self::start_with(world, |_| ()).await
     }
 
-    pub async fn start_with(world: World, change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn start_with(world: World, change: impl FnOnce(&mut Config)) -> Self {
         let fakes = Fakes(Arc::new(Mutex::new(world)));
         let mut stops = Vec::new();
         let embedding =
@@ -411,21 +410,25 @@ impl Bench {
         };
         let mut config = Config::in_process(peers);
         change(&mut config);
-        let app = App::build(config).await.expect("a coordinator");
-        let client = connect(app.grpc_addr()).await;
+        let (tell, told) = oneshot::channel();
         let (handle, stop) = Stop::by_hand();
         stops.push(handle);
-        tokio::spawn(app.run(stop));
-        Self { fakes, client, _stops: stops }
+        on_own_thread(move || async move {
+            let app = App::build(config).await.expect("a coordinator");
+            tell.send(app.grpc_addr()).expect("a test that waits");
+            app.run(stop).await
+        });
+        let client = connect(told.await.expect("a running coordinator"));
+        Self { fakes, client, stops }
     }
 
     /// What the fakes know and were asked.
-    pub fn world(&self) -> MutexGuard<'_, World> {
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
         self.fakes.world()
     }
 
     /// Runs a search to its end.
-    pub async fn search(&self, request: SearchPersonRequest) -> Result<Vec<Event>, Status> {
+    pub(crate) async fn search(&self, request: SearchPersonRequest) -> Result<Vec<Event>, Status> {
         let mut stream = self.client.clone().search_person(request).await?.into_inner();
         let mut events = Vec::new();
         while let Some(response) = stream.message().await? {
@@ -435,37 +438,54 @@ impl Bench {
     }
 
     /// The last event of a search.
-    pub async fn finish(&self, request: SearchPersonRequest) -> SearchFinished {
+    pub(crate) async fn finish(&self, request: SearchPersonRequest) -> SearchFinished {
         finished(&self.search(request).await.expect("a search")).clone()
     }
 }
 
-pub fn request() -> SearchPersonRequest {
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.stops.iter().for_each(StopHandle::stop);
+    }
+}
+
+pub(crate) fn request() -> SearchPersonRequest {
     SearchPersonRequest { collection: COLLECTION.into(), text: TEXT.into(), ..Default::default() }
 }
 
-pub fn finished(events: &[Event]) -> &SearchFinished {
+pub(crate) fn finished(events: &[Event]) -> &SearchFinished {
     match events.last() {
         Some(Event::Finished(finished)) => finished,
         other => panic!("the last event is {other:?}"),
     }
 }
 
-/// Ids of hits, in order, without separators.
-pub fn ids(hits: &[Hit]) -> Vec<String> {
+/// Ids of hits, in order.
+pub(crate) fn ids(hits: &[Hit]) -> Vec<String> {
     hits.iter().map(|hit| hit.item.clone().unwrap_or_default().id).collect()
 }
 
 async fn serve(role: Role, services: Services, stops: &mut Vec<StopHandle>) -> String {
-    let server = Server::bind(role, &RoleConfig::in_process()).await.expect("a free port");
-    let address = server.grpc_addr();
+    let (tell, told) = oneshot::channel();
     let (handle, stop) = Stop::by_hand();
     stops.push(handle);
-    tokio::spawn(server.serve(services, stop.requested()));
-    format!("http://{address}")
+    on_own_thread(move || async move {
+        let server = Server::bind(role, &RoleConfig::in_process()).await.expect("a free port");
+        tell.send(server.grpc_addr()).expect("a test that waits");
+        server.serve(services, stop.requested()).await
+    });
+    format!("http://{}", told.await.expect("a running role"))
 }
 
-async fn connect(address: SocketAddr) -> CoordinatorServiceClient<Channel> {
+/// Runs a role as it runs in production: on a runtime that it shares with nobody.
+fn on_own_thread<F: Future>(role: impl FnOnce() -> F + Send + 'static) {
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _ = runtime.block_on(role());
+    });
+}
+
+fn connect(address: SocketAddr) -> CoordinatorServiceClient<Channel> {
     let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
     CoordinatorServiceClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES)
 }

@@ -126,18 +126,6 @@ async fn many_items_are_embedded_in_batches_over_one_upload() {
 }
 
 #[tokio::test]
-async fn large_images_go_in_smaller_batches() {
-    let bench = Bench::start(World::of(&[])).await;
-    let image = vec![1; 3 * 1024 * 1024];
-    let items: Vec<_> = (0..6).map(|index| item(COLLECTION, &index.to_string(), &image)).collect();
-    let results = ingest(&bench, items).await.unwrap();
-    assert!(results.iter().all(|result| reason(result) == "stored"));
-    let world = bench.world();
-    let largest = world.log.iter().filter_map(|line| line.strip_prefix("embed_images:")).max();
-    assert_eq!(largest, Some("2"));
-}
-
-#[tokio::test]
 async fn a_caller_may_wait_for_each_result_before_the_next_item() {
     let bench = Bench::start(World::of(&[])).await;
     let (items, queue) = mpsc::channel(1);

@@ -8,22 +8,22 @@ use crate::fakes::{COLLECTION, REFINED, Says, Stored, TEXT, World, request};
 
 /// A world, the search to run in it and what the plain algorithm needs to know.
 #[derive(Debug, Clone)]
-pub struct Case {
-    pub world: World,
-    pub request: SearchPersonRequest,
+pub(crate) struct Case {
+    pub(crate) world: World,
+    pub(crate) request: SearchPersonRequest,
     /// Similarity of each item to the original and to the refined text, in insertion order.
-    pub similarity: Vec<f32>,
-    pub refined: Vec<f32>,
+    pub(crate) similarity: Vec<f32>,
+    pub(crate) refined: Vec<f32>,
     /// The model's answer about each item.
-    pub yes: Vec<bool>,
-    pub rounds: usize,
-    pub xi: f32,
-    pub lambda: f32,
-    pub top: usize,
+    pub(crate) yes: Vec<bool>,
+    pub(crate) rounds: usize,
+    pub(crate) xi: f32,
+    pub(crate) lambda: f32,
+    pub(crate) top: usize,
 }
 
 /// Similarities are eighths and lambda is a quarter of something: every product and sum is a small dyadic number.
-pub fn random(seed: u64) -> Case {
+pub(crate) fn random(seed: u64) -> Case {
     let mut random = SmallRng::seed_from_u64(seed);
     let gallery = random.random_range(0..14);
     let eighths = |random: &mut SmallRng| random.random_range(-2..=7) as f32 / 8.0;
