@@ -1,5 +1,6 @@
-use candle_core::{CpuStorage, CustomOp2, D, Layout, Module, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Module, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, Slice, linalg::general_mat_mul};
 use rayon::prelude::*;
 
 use crate::memory::{contiguous, is_cpu_f32, rows_per_task, with_values};
@@ -49,16 +50,33 @@ impl Module for Linear {
 
 /// `x W^T + b`: x `[..., in]`, weight `[out, in]`, bias `[out]`, result `[..., out]`.
 ///
+/// In f32 on the CPU a row of the result depends on its own row of `x` alone, bit for bit, whatever the number of rows
+/// and threads.
+///
 /// # Errors
 /// Shapes that do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (output, input) = weight.dims2()?;
+    if x.dims().last() != Some(&input) || bias.is_some_and(|bias| bias.dims() != [output]) {
+        return Err(Error::Msg(format!(
+            "linear map of x {:?} by weight {:?} and bias {:?}",
+            x.dims(),
+            weight.dims(),
+            bias.map(Tensor::dims)
+        )));
+    }
+    if is_cpu_f32(x) {
+        let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+        return match bias {
+            Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Affine),
+            None => x.apply_op2(&weight, Affine),
+        };
+    }
     let mut shape = x.dims().to_vec();
     // One large product instead of one for each leading index.
     let y = x.reshape(((), input))?.matmul(&weight.t()?)?;
     let y = match bias {
         None => y,
-        Some(bias) if is_cpu_f32(&y) => y.apply_op2(bias, AddBias)?,
         Some(bias) => y.broadcast_add(bias)?,
     };
     if let Some(last) = shape.last_mut() {
@@ -67,45 +85,134 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     y.reshape(shape)
 }
 
-/// Adds a row to every row. candle's own broadcast addition sums the gradient element by element with index
-/// arithmetic, which costs as much as the matrix product beside it.
-struct AddBias;
+/// Rows of a product that one task computes. Fixed, so that the result does not depend on the number of threads.
+const ROWS: usize = 64;
 
-impl CustomOp2 for AddBias {
+/// The linear map on the CPU in f32.
+///
+/// candle's own matrix product starts threads of its own for each call and adds the bias, forward and backward, in
+/// passes that cost as much again.
+struct Affine;
+
+impl Affine {
+    fn forward(
+        (x, x_layout): (&CpuStorage, &Layout),
+        (weight, weight_layout): (&CpuStorage, &Layout),
+        bias: Option<&[f32]>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (output, input) = weight_layout.shape().dims2()?;
+        let (x, weight) = (contiguous(x, x_layout)?, contiguous(weight, weight_layout)?);
+        let rows = x.len() / input.max(1);
+        let mut y = vec![0f32; rows * output];
+        if let Some(bias) = bias {
+            y.chunks_mut(output).for_each(|row| row.copy_from_slice(bias));
+        }
+        multiply(matrix(x, input)?, matrix(weight, input)?.reversed_axes(), &mut y)?;
+        let mut shape = x_layout.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = output;
+        }
+        Ok((CpuStorage::F32(y), Shape::from(shape)))
+    }
+
+    /// Gradients of x and of the weight.
+    fn backward(x: &Tensor, weight: &Tensor, gradient: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (output, input) = weight.dims2()?;
+        let (dx, dw) = with_values(x, |x_values| {
+            with_values(weight, |weight_values| {
+                with_values(gradient, |gradient_values| {
+                    let (x, weight) = (matrix(x_values, input)?, matrix(weight_values, input)?);
+                    let gradient = matrix(gradient_values, output)?;
+                    let mut dx = vec![0f32; x_values.len()];
+                    multiply(gradient, weight, &mut dx)?;
+                    let mut dw = vec![0f32; weight_values.len()];
+                    multiply(gradient.reversed_axes(), x, &mut dw)?;
+                    Ok((dx, dw))
+                })
+            })
+        })?;
+        let device = x.device();
+        Ok((Tensor::from_vec(dx, x.shape(), device)?, Tensor::from_vec(dw, (output, input), device)?))
+    }
+}
+
+/// Adds the product of `a` and `b` to `y`, row-major, rows in parallel.
+fn multiply(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, y: &mut [f32]) -> Result<()> {
+    let width = b.ncols();
+    if y.is_empty() {
+        return Ok(());
+    }
+    y.par_chunks_mut(ROWS * width).enumerate().try_for_each(|(chunk, y)| {
+        let rows = y.len() / width;
+        let a = a.slice_axis(Axis(0), Slice::from(chunk * ROWS..chunk * ROWS + rows));
+        let mut y = ArrayViewMut2::from_shape((rows, width), y)
+            .map_err(|cause| Error::Msg(format!("linear map: {cause}")))?;
+        general_mat_mul(1.0, &a, &b, 1.0, &mut y);
+        Ok(())
+    })
+}
+
+fn matrix(values: &[f32], width: usize) -> Result<ArrayView2<'_, f32>> {
+    ArrayView2::from_shape((values.len() / width.max(1), width), values)
+        .map_err(|cause| Error::Msg(format!("linear map: {cause}")))
+}
+
+impl CustomOp3 for Affine {
     fn name(&self) -> &'static str {
-        "add-bias"
+        "linear"
     }
 
     fn cpu_fwd(
         &self,
         x: &CpuStorage,
         x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let bias = contiguous(bias, bias_layout)?;
-        let mut output = contiguous(x, x_layout)?.to_vec();
-        let width = bias.len();
-        output.par_chunks_mut(width * rows_per_task(width)).for_each(|rows| {
-            for row in rows.chunks_mut(width) {
-                for (y, b) in row.iter_mut().zip(bias) {
-                    *y += b;
-                }
-            }
-        });
-        Ok((CpuStorage::F32(output), x_layout.shape().clone()))
+        Self::forward((x, x_layout), (weight, weight_layout), Some(contiguous(bias, bias_layout)?))
     }
 
     fn bwd(
         &self,
-        _: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
         bias: &Tensor,
         _: &Tensor,
         gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = Self::backward(x, weight, gradient)?;
+        let width = bias.dim(0)?;
+        let db = with_values(gradient, |gradient| Ok(sum_rows(gradient, width)))?;
+        Ok((Some(dx), Some(dw), Some(Tensor::from_vec(db, width, x.device())?)))
+    }
+}
+
+impl CustomOp2 for Affine {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Self::forward((x, x_layout), (weight, weight_layout), None)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let width = bias.dim(D::Minus1)?;
-        let sums = with_values(gradient, |values| Ok(sum_rows(values, width)))?;
-        Ok((Some(gradient.clone()), Some(Tensor::from_vec(sums, width, gradient.device())?)))
+        let (dx, dw) = Self::backward(x, weight, gradient)?;
+        Ok((Some(dx), Some(dw)))
     }
 }
 
@@ -155,6 +262,43 @@ mod tests {
         for variable in [&x, &weight, &bias] {
             assert_close(actual.get(variable).unwrap(), expected.get(variable).unwrap(), 1e-3)?;
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_map_without_bias_equals_the_composition() -> Result<()> {
+        let x = Var::from_tensor(&Tensor::randn(0f32, 1.0, (300, 20), &Device::Cpu)?)?;
+        let weight = Var::from_tensor(&Tensor::randn(0f32, 1.0, (9, 20), &Device::Cpu)?)?;
+        let scale = Tensor::randn(0f32, 1.0, (300, 9), &Device::Cpu)?;
+        let fused = linear(&x, &weight, None)?;
+        let composed = x.matmul(&weight.t()?)?;
+        assert_close(&fused, &composed, 1e-4)?;
+        let actual = (fused * &scale)?.sum_all()?.backward()?;
+        let expected = (composed * &scale)?.sum_all()?.backward()?;
+        for variable in [&x, &weight] {
+            assert_close(actual.get(variable).unwrap(), expected.get(variable).unwrap(), 1e-3)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_companions() -> Result<()> {
+        let x = Tensor::randn(0f32, 1.0, (301, 300), &Device::Cpu)?;
+        let weight = Tensor::randn(0f32, 1.0, (70, 300), &Device::Cpu)?;
+        let together = linear(&x, &weight, None)?.to_vec2::<f32>()?;
+        for row in [0, 1, 63, 64, 300] {
+            let alone = linear(&x.narrow(0, row, 1)?, &weight, None)?.to_vec2::<f32>()?;
+            assert_eq!(alone[0], together[row]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_weight_that_does_not_fit_names_both_shapes() -> Result<()> {
+        let x = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu)?;
+        let weight = Tensor::zeros((5, 4), candle_core::DType::F32, &Device::Cpu)?;
+        let error = linear(&x, &weight, None).unwrap_err().to_string();
+        assert!(error.contains("[2, 3]") && error.contains("[5, 4]"), "{error}");
         Ok(())
     }
 }

@@ -5,19 +5,19 @@ use crate::TrainingError;
 
 /// How the learning rate goes: a linear rise, then half a cosine down to nothing.
 #[derive(Debug, Clone, Copy)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     /// Highest learning rate.
-    pub peak: f64,
+    pub(crate) peak: f64,
     /// Steps of the linear rise.
-    pub warmup: usize,
+    pub(crate) warmup: usize,
     /// All steps.
-    pub steps: usize,
+    pub(crate) steps: usize,
 }
 
 impl Schedule {
     /// Learning rate of a step, counted from 0; 0 from [`Self::steps`] on.
     #[must_use]
-    pub fn rate(&self, step: usize) -> f64 {
+    pub(crate) fn rate(&self, step: usize) -> f64 {
         if step < self.warmup {
             return self.peak * (step + 1) as f64 / self.warmup as f64;
         }
@@ -29,7 +29,7 @@ impl Schedule {
 
 /// AdamW under a schedule, with the gradient's norm limited.
 #[derive(Debug)]
-pub struct Optimiser {
+pub(crate) struct Optimiser {
     variables: Vec<Var>,
     adam: AdamW,
     schedule: Schedule,
@@ -42,7 +42,12 @@ impl Optimiser {
     ///
     /// # Errors
     /// Those of candle.
-    pub fn new(variables: Vec<Var>, schedule: Schedule, weight_decay: f64, max_norm: f64) -> Result<Self> {
+    pub(crate) fn new(
+        variables: Vec<Var>,
+        schedule: Schedule,
+        weight_decay: f64,
+        max_norm: f64,
+    ) -> Result<Self> {
         let params =
             ParamsAdamW { lr: schedule.rate(0), beta2: 0.98, weight_decay, ..ParamsAdamW::default() };
         Ok(Self { adam: AdamW::new(variables.clone(), params)?, variables, schedule, step: 0, max_norm })
@@ -52,7 +57,7 @@ impl Optimiser {
     ///
     /// # Errors
     /// [`TrainingError::Diverged`] where the loss is not finite.
-    pub fn descend(&mut self, loss: &Tensor) -> std::result::Result<f32, TrainingError> {
+    pub(crate) fn descend(&mut self, loss: &Tensor) -> std::result::Result<f32, TrainingError> {
         let value = loss.to_scalar::<f32>()?;
         if !value.is_finite() {
             return Err(TrainingError::Diverged { step: self.step, loss: value });

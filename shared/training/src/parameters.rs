@@ -20,7 +20,7 @@ use rand_chacha::ChaCha8Rng;
 /// alone: the same seed gives the same start whatever the order of construction. (candle's own CPU generator cannot be
 /// seeded.)
 #[derive(Debug, Clone)]
-pub struct Parameters {
+pub(crate) struct Parameters {
     seed: u64,
     variables: Arc<Mutex<BTreeMap<String, Var>>>,
 }
@@ -28,42 +28,33 @@ pub struct Parameters {
 impl Parameters {
     /// No tensors yet.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { seed, variables: Arc::default() }
     }
 
     /// A builder that hands out, and where needed draws, the tensors.
     #[must_use]
-    pub fn builder(&self) -> VarBuilder<'static> {
+    pub(crate) fn builder(&self) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), DType::F32, Device::Cpu)
     }
 
     /// The tensors whose names pass `wanted`, in name order.
     #[must_use]
-    pub fn select(&self, wanted: impl Fn(&str) -> bool) -> Vec<Var> {
+    pub(crate) fn select(&self, wanted: impl Fn(&str) -> bool) -> Vec<Var> {
         self.variables.lock().iter().filter(|(name, _)| wanted(name)).map(|(_, var)| var.clone()).collect()
     }
 
     /// Number of trainable values.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.variables.lock().values().map(|variable| variable.elem_count()).sum()
-    }
-
-    /// Adds a tensor under a name, replacing one that is there.
-    ///
-    /// # Errors
-    /// Those of candle.
-    pub fn insert(&self, name: &str, value: &Tensor) -> Result<()> {
-        self.variables.lock().insert(name.to_string(), Var::from_tensor(value)?);
-        Ok(())
     }
 
     /// Writes all tensors to a safetensors file, through a temporary name.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
         let tensors: HashMap<String, Tensor> = self
             .variables
             .lock()

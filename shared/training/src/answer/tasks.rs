@@ -138,11 +138,6 @@ impl Pairs {
         Self { mined }
     }
 
-    /// No mined pairs yet.
-    pub(crate) fn random(images: usize) -> Self {
-        Self { mined: vec![Vec::new(); images] }
-    }
-
     /// A caption to ask about image `view`, and whether it is of the same person: half of them are; of the others half
     /// are mined, a third look-alikes and the rest anyone.
     pub(crate) fn draw(&self, sample: &Sample, view: usize, rng: &mut impl Rng) -> (Caption, bool) {
