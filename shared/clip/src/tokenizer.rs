@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     fmt,
     fs::File,
     io::{BufRead, BufReader, Cursor},
@@ -137,7 +138,7 @@ impl ClipTokenizer {
     /// lower-cased.
     #[must_use]
     pub fn clean(text: &str) -> String {
-        let fixed = plsfix::fix_text(text, None);
+        let fixed = plsfix::fix_text(&without_terminal_escapes(text), None);
         let plain = html::unescape(&html::unescape(&fixed));
         let mut spaced = String::with_capacity(plain.len());
         for word in plain.split(is_space).filter(|word| !word.is_empty()) {
@@ -210,6 +211,25 @@ fn id(token: Token) -> u32 {
 fn shortened(word: &str) -> &str {
     let end = (0..=LONGEST_WORD.min(word.len())).rev().find(|&end| word.is_char_boundary(end));
     &word[..end.unwrap_or(0)]
+}
+
+/// Removes the sequences that colour a terminal, `ESC [ numbers letter`. `plsfix` removes the escape character first
+/// and then no longer recognises the rest.
+fn without_terminal_escapes(text: &str) -> Cow<'_, str> {
+    const INTRODUCER: &str = "\u{1b}[";
+    if !text.contains(INTRODUCER) {
+        return Cow::Borrowed(text);
+    }
+    let mut parts = text.split(INTRODUCER);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|character: char| character.is_ascii_digit() || character == ';');
+        match rest.strip_prefix(|character: char| character.is_ascii_alphabetic()) {
+            Some(rest) => out.push_str(rest),
+            None => out.extend([INTRODUCER, part]),
+        }
+    }
+    Cow::Owned(out)
 }
 
 /// White space as Python's `str.isspace` sees it: four separators of ASCII more than Unicode's property.

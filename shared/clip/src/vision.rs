@@ -59,15 +59,15 @@ impl VisionTower {
     fn patches(&self, pixels: &Tensor) -> Result<Tensor> {
         let (rows, columns) = self.grid;
         let (batch, channels, _, _) = pixels.dims4()?;
+        // Without the margin that no patch reaches, which candle's gradient of a convolution does not expect.
+        let covered = |count: usize| (count - 1) * self.stride + self.patch;
+        let pixels = pixels.narrow(2, 0, covered(rows))?.narrow(3, 0, covered(columns))?.contiguous()?;
         if self.stride != self.patch {
             return pixels.conv2d(&self.conv1, 0, self.stride, 1, 1)?.flatten_from(2)?.transpose(1, 2);
         }
         // Patches that do not overlap are a permutation of the pixels: one matrix product does the convolution.
         let size = self.patch;
         let cells = pixels
-            .narrow(2, 0, rows * size)?
-            .narrow(3, 0, columns * size)?
-            .contiguous()?
             .reshape((batch, channels, rows, size, columns, size))?
             .permute((0, 2, 4, 1, 3, 5))?
             .reshape((batch, rows * columns, channels * size * size))?;

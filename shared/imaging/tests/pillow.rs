@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use serde_json::Value;
-use thicket_imaging::{Filter, ImagingError, Limits, RgbImage, decode, resize};
+use thicket_imaging::{Filter, ImagingError, Limits, RgbImage, decode, resize, smart_resize};
 
 fn goldens() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/clip")
@@ -68,4 +68,15 @@ fn animated_and_foreign_formats_are_refused_by_name() {
     assert!(matches!(refusal("animated.webp"), ImagingError::Animated { format: "WebP" }));
     let bmp = refusal("still.bmp");
     assert!(matches!(&bmp, ImagingError::Format { found } if found.contains("Bmp")), "{bmp}");
+}
+
+#[test]
+fn smart_resize_chooses_the_sizes_of_the_published_processor() {
+    let text = fs::read_to_string(goldens().join("smart_resize.json")).unwrap();
+    let cases: Vec<[u32; 6]> = serde_json::from_str(&text).unwrap();
+    assert!(cases.len() >= 300);
+    for [height, width, min_pixels, max_pixels, new_height, new_width] in cases {
+        let chosen = smart_resize(height, width, 28, min_pixels, max_pixels).unwrap();
+        assert_eq!(chosen, (new_height, new_width), "{height}x{width} between {min_pixels} and {max_pixels}");
+    }
 }

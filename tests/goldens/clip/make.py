@@ -1,6 +1,6 @@
 """Makes the goldens of thicket-imaging and thicket-clip. See README.md beside this file.
 
-Usage: python make.py PATH_TO/bpe_simple_vocab_16e6.txt [part ...]   (parts: models tokenizer resize decode)
+Usage: python make.py PATH_TO/bpe_simple_vocab_16e6.txt [part ...]   (parts: models tokenizer resize smart_resize decode)
 """
 
 import html
@@ -500,6 +500,21 @@ def make_resize():
     (folder / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
 
 
+def make_smart_resize():
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    rng = np.random.default_rng(5)
+    cases = []
+    while len(cases) < 300:
+        height, width = (int(side) for side in np.exp(rng.uniform(0, 8.3, 2)))
+        low = int(np.exp(rng.uniform(7, 12)))
+        high = int(low * np.exp(rng.choice([0, rng.uniform(0, 4)])))
+        if max(height, width) <= 200 * min(height, width) and high >= 28 * 28:
+            new = smart_resize(height, width, factor=28, min_pixels=low, max_pixels=high)
+            cases.append([height, width, low, high, int(new[0]), int(new[1])])
+    (HERE / "smart_resize.json").write_text(json.dumps(cases).replace("],", "],\n") + "\n")
+
+
 def make_decode():
     folder = HERE / "decode"
     folder.mkdir(exist_ok=True)
@@ -575,5 +590,7 @@ if __name__ == "__main__":
         make_tokenizer(vocabulary)
     if not parts or "resize" in parts:
         make_resize()
+    if not parts or "smart_resize" in parts:
+        make_smart_resize()
     if not parts or "decode" in parts:
         make_decode()
