@@ -5,10 +5,12 @@ use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use opentelemetry::KeyValue;
 use parking_lot::{Mutex, RwLock};
 use thicket_engine::{Similarity, VectorIndex};
 use thicket_index::{FaissIndex, SnapshotError};
 use thicket_proto::v1;
+use thicket_telemetry::{instruments, names};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -193,6 +195,7 @@ impl Gallery {
         match self.jobs.lock().as_ref().ok_or(GalleryError::Stopping)?.try_send(job) {
             Ok(()) => Ok(ticket),
             Err(TrySendError::Full(_)) => {
+                instruments().admission_rejected.add(1, &[KeyValue::new(names::REASON, "QUEUE_FULL")]);
                 Err(GalleryError::QueueFull { queue: "write", limit: self.queue_limit })
             }
             Err(TrySendError::Closed(_)) => Err(GalleryError::Stopping),
@@ -278,4 +281,162 @@ pub(crate) fn load(
         return Err(GalleryError::internal("rebuilding the index", reason));
     }
     Ok((Collection::new(name, record, items, index), false))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fmt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures::stream::BoxStream;
+    use object_store::memory::InMemory;
+    use object_store::path::Path as ObjectPath;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+        PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
+    };
+
+    use super::*;
+    use crate::record::{ImageFormat, ImageRef, ItemRecord};
+
+    /// An object store on a disk that can be full.
+    #[derive(Debug, Default)]
+    struct FillableStore {
+        inner: InMemory,
+        full: AtomicBool,
+    }
+
+    impl fmt::Display for FillableStore {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("FillableStore")
+        }
+    }
+
+    #[tonic::async_trait]
+    impl ObjectStore for FillableStore {
+        async fn put_opts(
+            &self,
+            at: &ObjectPath,
+            bytes: PutPayload,
+            how: PutOptions,
+        ) -> StoreResult<PutResult> {
+            if self.full.load(Ordering::SeqCst) {
+                let source = Box::new(std::io::Error::from(std::io::ErrorKind::StorageFull));
+                return Err(object_store::Error::Generic { store: "fillable", source });
+            }
+            self.inner.put_opts(at, bytes, how).await
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            at: &ObjectPath,
+            how: PutMultipartOptions,
+        ) -> StoreResult<Box<dyn MultipartUpload>> {
+            self.inner.put_multipart_opts(at, how).await
+        }
+
+        async fn get_opts(&self, at: &ObjectPath, how: GetOptions) -> StoreResult<GetResult> {
+            self.inner.get_opts(at, how).await
+        }
+
+        fn delete_stream(
+            &self,
+            at: BoxStream<'static, StoreResult<ObjectPath>>,
+        ) -> BoxStream<'static, StoreResult<ObjectPath>> {
+            self.inner.delete_stream(at)
+        }
+
+        fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+            self.inner.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> StoreResult<ListResult> {
+            self.inner.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, how: CopyOptions) -> StoreResult<()> {
+            self.inner.copy_opts(from, to, how).await
+        }
+    }
+
+    async fn put(
+        gallery: &Gallery,
+        id: &str,
+        image: Option<&'static [u8]>,
+    ) -> Result<v1::Item, GalleryError> {
+        let collection = gallery.collection("lobby").unwrap();
+        let image = image.map(|bytes| (ImageHash::of(bytes), Bytes::from_static(bytes)));
+        let reference = image.as_ref().map(|(hash, _)| ImageRef { hash: *hash, format: ImageFormat::Png });
+        let put = Put {
+            collection: collection.name.clone(),
+            number: collection.number,
+            vector: vec![1.0, 0.0],
+            item: ItemRecord { id: id.to_owned(), image: reference, metadata: BTreeMap::new() },
+        };
+        let reserved = gallery.reserve(100).await.unwrap();
+        gallery.put(put, image, reserved).await.unwrap().stored().await
+    }
+
+    fn open(config: &Config, images: &Arc<FillableStore>) -> Gallery {
+        let store = Store::open(&config.data, config.cache_bytes).unwrap();
+        Gallery::open_with(config, store, ImageStore::over(images.clone()).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_image_that_the_disk_refuses_fails_its_item_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::in_process(folder.path());
+        let images = Arc::new(FillableStore::default());
+        let gallery = std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
+        gallery.create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        put(&gallery, "before", Some(b"one")).await.unwrap();
+        images.full.store(true, Ordering::SeqCst);
+        let (refused, without_image, known_image) = tokio::join!(
+            put(&gallery, "refused", Some(b"two")),
+            put(&gallery, "without", None),
+            put(&gallery, "known", Some(b"one")),
+        );
+        assert!(matches!(refused, Err(GalleryError::DiskFull { .. })), "{refused:?}");
+        without_image.unwrap();
+        known_image.unwrap();
+        let held = gallery.collection("lobby").unwrap();
+        assert!(matches!(held.item("refused"), Err(GalleryError::UnknownItem { .. })));
+        images.full.store(false, Ordering::SeqCst);
+        put(&gallery, "refused", Some(b"two")).await.unwrap();
+        assert_eq!(held.len(), 4);
+        tokio::task::spawn_blocking(move || gallery.close()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_write_for_a_collection_that_was_created_anew_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::in_process(folder.path());
+        let images = Arc::new(FillableStore::default());
+        let gallery = std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
+        gallery.create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        let old = gallery.collection("lobby").unwrap();
+        gallery.drop_collection("lobby".to_owned()).await.unwrap();
+        gallery.create("lobby".to_owned(), "m".to_owned(), 3, Similarity::Cosine).await.unwrap();
+        let item = ItemRecord { id: "a".to_owned(), image: None, metadata: BTreeMap::new() };
+        let put = Put { collection: "lobby".to_owned(), number: old.number, vector: vec![1.0, 0.0], item };
+        let reserved = gallery.reserve(1).await.unwrap();
+        let outcome = gallery.put(put, None, reserved).await.unwrap().stored().await;
+        assert!(matches!(outcome, Err(GalleryError::UnknownCollection { .. })), "{outcome:?}");
+        gallery.create("attic".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        tokio::task::spawn_blocking(move || gallery.close()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_closed_gallery_refuses_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::in_process(folder.path());
+        let images = Arc::new(FillableStore::default());
+        let gallery = std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
+        assert!(gallery.is_writable());
+        gallery.close();
+        assert!(!gallery.is_writable());
+        let refused = gallery.create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await;
+        assert!(matches!(refused, Err(GalleryError::Stopping)));
+    }
 }

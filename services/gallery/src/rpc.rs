@@ -1,8 +1,11 @@
 use std::sync::Arc;
+use std::time::Instant;
 
+use opentelemetry::KeyValue;
 use thicket_proto::v1;
 use thicket_proto::v1::gallery_service_server::GalleryService;
 use thicket_runtime::{Call, Fault, MAX_MESSAGE_BYTES, Right};
+use thicket_telemetry::{instruments, names};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -113,6 +116,7 @@ impl GalleryService for Service {
     }
 
     async fn search(&self, request: Request<v1::SearchRequest>) -> Answer<v1::SearchResponse> {
+        let started = Instant::now();
         let call = Call::of(&request);
         let request = request.into_inner();
         let collection = self.readable(&call, &request.collection)?;
@@ -125,7 +129,13 @@ impl GalleryService for Service {
             let queries = check::queries(request.queries, collection.dimension)?;
             collection.search(&queries, top, MAX_MESSAGE_BYTES - MESSAGE_MARGIN)
         });
-        answer(ranked.await.map(|rankings| v1::SearchResponse { rankings }).map_err(Fault::from))
+        let ranked = ranked.await;
+        if ranked.is_ok() {
+            let attributes =
+                [KeyValue::new(names::OPERATION, "retrieval"), KeyValue::new(names::PROVIDER, "thicket")];
+            instruments().request_duration.record(started.elapsed().as_secs_f64(), &attributes);
+        }
+        answer(ranked.map(|rankings| v1::SearchResponse { rankings }).map_err(Fault::from))
     }
 
     async fn score(&self, request: Request<v1::ScoreRequest>) -> Answer<v1::ScoreResponse> {

@@ -8,6 +8,8 @@ use crate::error::{GalleryError, OpenError};
 use crate::record::{CollectionRecord, ImageHash, ItemRecord, Version};
 use crate::write::{Done, Put, Write};
 
+/// Bytes set aside on disk. A deletion writes before it frees, so on a full disk it needs some room of its own.
+const RESERVE_BYTES: usize = 8 << 20;
 /// Version of the layout below.
 const FORMAT: u64 = 1;
 
@@ -29,6 +31,8 @@ const IMAGES: TableDefinition<([u8; 32], u64), u64> = TableDefinition::new("imag
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
+    /// A file of [`RESERVE_BYTES`] that is given up when a deletion meets a full disk.
+    reserve: PathBuf,
     cache_bytes: usize,
     /// `None` after an I/O error until the file could be opened again.
     database: Option<Database>,
@@ -57,7 +61,30 @@ impl Store {
         if found != FORMAT {
             return Err(OpenError::Format { folder: folder.to_owned(), expected: FORMAT, found });
         }
-        Ok(Self { path, cache_bytes, database: Some(database) })
+        let store = Self { path, reserve: folder.join("reserve"), cache_bytes, database: Some(database) };
+        store.set_reserve_aside();
+        Ok(store)
+    }
+
+    /// Makes sure that the reserve is there; on a disk that is full already there is none until there is room.
+    pub(crate) fn set_reserve_aside(&self) {
+        if std::fs::metadata(&self.reserve).is_ok_and(|file| file.len() == RESERVE_BYTES as u64) {
+            return;
+        }
+        if let Err(error) = std::fs::write(&self.reserve, vec![0; RESERVE_BYTES]) {
+            tracing::warn!(%error, "no disk space could be set aside for deletions");
+            self.give_reserve_up();
+        }
+    }
+
+    /// Frees the reserve.
+    pub(crate) fn give_reserve_up(&self) {
+        match std::fs::remove_file(&self.reserve) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "the disk space set aside could not be freed");
+            }
+            _ => {}
+        }
     }
 
     /// All collections by name.

@@ -13,6 +13,13 @@ pub(crate) enum Write {
     Delete { collection: String, ids: Vec<String> },
 }
 
+impl Write {
+    /// True for what makes room in the end.
+    pub(crate) fn frees(&self) -> bool {
+        matches!(self, Self::Drop { .. } | Self::Delete { .. })
+    }
+}
+
 /// An item to add or replace. A replaced item keeps its sequence number.
 #[derive(Debug)]
 pub(crate) struct Put {

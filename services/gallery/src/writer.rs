@@ -114,6 +114,8 @@ impl Writer {
             {
                 batch.push(job);
             }
+            let waiting = self.queue.len() as u64;
+            instruments().queue_depth.record(waiting, &[KeyValue::new(names::LANE, "write")]);
             // Nobody waits for a cancelled write, and it was not acknowledged.
             batch.retain(|job| !job.reply.is_closed());
             if !batch.is_empty() {
@@ -164,11 +166,35 @@ impl Writer {
                     }
                 }
                 self.catch_up();
-                for reply in replies {
-                    answer(reply, Err(cause.clone()));
+                let (mut deletions, mut waiting) = (Vec::new(), Vec::new());
+                for (write, reply) in writes.into_iter().zip(replies) {
+                    if write.frees() && matches!(cause, GalleryError::DiskFull { .. }) {
+                        deletions.push(write);
+                        waiting.push(reply);
+                    } else {
+                        answer(reply, Err(cause.clone()));
+                    }
+                }
+                if !deletions.is_empty() && !self.behind {
+                    self.make_room(deletions, waiting);
+                } else {
+                    waiting.into_iter().for_each(|reply| answer(reply, Err(cause.clone())));
                 }
             }
         }
+    }
+
+    /// Deletes on a full disk, with the space that was set aside for it.
+    fn make_room(&mut self, deletions: Vec<Write>, replies: Vec<ReplyTo>) {
+        self.store.give_reserve_up();
+        match self.store.apply(&deletions, &[]) {
+            Ok(applied) => self.take_over(deletions, replies, applied),
+            Err(cause) => {
+                self.catch_up();
+                replies.into_iter().for_each(|reply| answer(reply, Err(cause.clone())));
+            }
+        }
+        self.store.set_reserve_aside();
     }
 
     /// Stores the images of a batch, each hash once; images that an item uses already are durable.

@@ -82,7 +82,7 @@ async fn assert_works(gallery: Running, folder: &Path, held: &[String], query: v
 
 #[tokio::test]
 async fn images_that_do_not_fit_are_refused_and_the_gallery_goes_on() {
-    let Some(disk) = SmallDisk::mount(24) else { return };
+    let Some(disk) = SmallDisk::mount(32) else { return };
     let mut gallery = Running::on(&disk.data()).await;
     create(&mut gallery.client, "lobby", 2).await;
     let make = |i| with_image(item(&format!("{i}"), at(i as f32)), noise(i, 300, 400));
@@ -98,7 +98,7 @@ async fn images_that_do_not_fit_are_refused_and_the_gallery_goes_on() {
 #[tokio::test]
 async fn vectors_that_do_not_fit_are_refused_and_the_gallery_goes_on() {
     const DIMENSION: usize = 16_384;
-    let Some(disk) = SmallDisk::mount(24) else { return };
+    let Some(disk) = SmallDisk::mount(32) else { return };
     let mut gallery = Running::on(&disk.data()).await;
     create(&mut gallery.client, "lobby", DIMENSION as u32).await;
     let axis = |i: usize| {

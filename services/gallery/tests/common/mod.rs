@@ -4,56 +4,64 @@
 use std::io::Cursor;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use thicket_gallery::{App, Config};
 use thicket_proto::v1;
 use thicket_proto::v1::gallery_service_client::GalleryServiceClient;
 use thicket_proto::v1::upsert_response::Result as Outcome;
-use thicket_runtime::{Fault, MAX_MESSAGE_BYTES, Peer, Stop, StopHandle};
-use tokio::task::JoinHandle;
+use thicket_runtime::{Failure, Fault, MAX_MESSAGE_BYTES, Peer, Stop, StopHandle};
 use tonic::Status;
 
 /// Fingerprint of the model of every collection here.
-pub const MODEL: &str = "model-a";
+pub(crate) const MODEL: &str = "model-a";
 
-pub type Client = GalleryServiceClient<Peer>;
+pub(crate) type Client = GalleryServiceClient<Peer>;
 
-pub fn client(address: SocketAddr) -> Client {
+pub(crate) fn client(address: SocketAddr) -> Client {
     let peer = Peer::lazy(&format!("http://{address}"), None).unwrap();
     GalleryServiceClient::new(peer)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(2 * MAX_MESSAGE_BYTES)
 }
 
-/// A gallery in this process.
-pub struct Running {
-    pub client: Client,
+/// A gallery in this process, on a runtime of its own as it would be in a process of its own.
+pub(crate) struct Running {
+    pub(crate) client: Client,
+    pub(crate) address: SocketAddr,
     stop: StopHandle,
-    served: JoinHandle<()>,
+    served: JoinHandle<Result<(), Failure>>,
 }
 
 impl Running {
-    pub async fn start(config: Config) -> Self {
-        let app = App::build(config).await.unwrap();
-        let client = client(app.grpc_addr());
+    pub(crate) async fn start(config: Config) -> Self {
         let (stop_handle, stop) = Stop::by_hand();
-        let served = tokio::spawn(async move { app.run(stop).await.unwrap() });
-        Self { client, stop: stop_handle, served }
+        let (ready, started) = tokio::sync::oneshot::channel();
+        let served = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let app = App::build(config).await?;
+                ready.send(app.grpc_addr()).unwrap();
+                app.run(stop).await
+            })
+        });
+        let address = started.await.expect("the gallery starts");
+        Self { client: client(address), address, stop: stop_handle, served }
     }
 
-    pub async fn on(folder: &Path) -> Self {
+    pub(crate) async fn on(folder: &Path) -> Self {
         Self::start(Config::in_process(folder)).await
     }
 
     /// Stops it and waits until the folder is free.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.stop();
-        self.served.await.unwrap();
+        tokio::task::spawn_blocking(|| self.served.join()).await.unwrap().unwrap().unwrap();
     }
 }
 
-pub async fn create(client: &mut Client, name: &str, dimension: u32) {
+pub(crate) async fn create(client: &mut Client, name: &str, dimension: u32) {
     let request = v1::CreateCollectionRequest {
         name: name.to_owned(),
         model_fingerprint: MODEL.to_owned(),
@@ -64,12 +72,12 @@ pub async fn create(client: &mut Client, name: &str, dimension: u32) {
 }
 
 /// A point on the unit circle.
-pub fn at(degrees: f32) -> v1::Vector {
+pub(crate) fn at(degrees: f32) -> v1::Vector {
     let (sin, cos) = degrees.to_radians().sin_cos();
     v1::Vector { values: vec![cos, sin] }
 }
 
-pub fn item(id: &str, vector: v1::Vector) -> v1::UpsertRequest {
+pub(crate) fn item(id: &str, vector: v1::Vector) -> v1::UpsertRequest {
     v1::UpsertRequest {
         collection: "lobby".to_owned(),
         id: id.to_owned(),
@@ -80,18 +88,18 @@ pub fn item(id: &str, vector: v1::Vector) -> v1::UpsertRequest {
     }
 }
 
-pub fn with_image(mut request: v1::UpsertRequest, image: Bytes) -> v1::UpsertRequest {
+pub(crate) fn with_image(mut request: v1::UpsertRequest, image: Bytes) -> v1::UpsertRequest {
     request.image = image;
     request
 }
 
 /// A small picture; different seeds give different bytes.
-pub fn png(seed: u32) -> Bytes {
+pub(crate) fn png(seed: u32) -> Bytes {
     noise(seed, 4, 8)
 }
 
 /// A picture of noise, which does not compress.
-pub fn noise(seed: u32, width: u32, height: u32) -> Bytes {
+pub(crate) fn noise(seed: u32, width: u32, height: u32) -> Bytes {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     let image = image::RgbImage::from_fn(width, height, |_, _| {
         image::Rgb([0; 3].map(|_: u8| {
@@ -105,7 +113,7 @@ pub fn noise(seed: u32, width: u32, height: u32) -> Bytes {
 }
 
 /// Upserts in one stream; one outcome an item.
-pub async fn upsert(
+pub(crate) async fn upsert(
     client: &mut Client,
     items: Vec<v1::UpsertRequest>,
 ) -> Vec<Result<v1::Item, v1::ItemError>> {
@@ -126,13 +134,13 @@ pub async fn upsert(
 }
 
 /// Upserts that must all succeed.
-pub async fn fill(client: &mut Client, items: Vec<v1::UpsertRequest>) {
+pub(crate) async fn fill(client: &mut Client, items: Vec<v1::UpsertRequest>) {
     for outcome in upsert(client, items).await {
         outcome.unwrap();
     }
 }
 
-pub fn search_request(query: v1::Vector, top: u32) -> v1::SearchRequest {
+pub(crate) fn search_request(query: v1::Vector, top: u32) -> v1::SearchRequest {
     v1::SearchRequest {
         collection: "lobby".to_owned(),
         queries: vec![query],
@@ -141,22 +149,22 @@ pub fn search_request(query: v1::Vector, top: u32) -> v1::SearchRequest {
     }
 }
 
-pub async fn search(client: &mut Client, query: v1::Vector, top: u32) -> Vec<v1::Hit> {
+pub(crate) async fn search(client: &mut Client, query: v1::Vector, top: u32) -> Vec<v1::Hit> {
     let response = client.search(search_request(query, top)).await.unwrap().into_inner();
     response.rankings.into_iter().next().unwrap().hits
 }
 
-pub fn ids(hits: &[v1::Hit]) -> Vec<String> {
+pub(crate) fn ids(hits: &[v1::Hit]) -> Vec<String> {
     hits.iter().map(|hit| hit.item.as_ref().unwrap().id.clone()).collect()
 }
 
-pub async fn image_of(client: &mut Client, id: &str) -> Result<v1::GetImageResponse, Status> {
+pub(crate) async fn image_of(client: &mut Client, id: &str) -> Result<v1::GetImageResponse, Status> {
     let by = Some(v1::get_image_request::By::Id(id.to_owned()));
     let request = v1::GetImageRequest { collection: "lobby".to_owned(), by };
     client.get_image(request).await.map(tonic::Response::into_inner)
 }
 
-pub async fn delete(client: &mut Client, ids: &[&str]) -> u64 {
+pub(crate) async fn delete(client: &mut Client, ids: &[&str]) -> u64 {
     let request = v1::DeleteRequest {
         collection: "lobby".to_owned(),
         ids: ids.iter().map(|id| (*id).to_owned()).collect(),
@@ -165,14 +173,14 @@ pub async fn delete(client: &mut Client, ids: &[&str]) -> u64 {
 }
 
 /// Code and reason of a refused call.
-pub fn refusal<T: std::fmt::Debug>(result: Result<T, Status>) -> (tonic::Code, String) {
+pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T, Status>) -> (tonic::Code, String) {
     let status = result.expect_err("a refusal");
     let fault = Fault::from_status(&status);
     (status.code(), fault.reason().into_owned())
 }
 
 /// Files under the folder's images, as hashes.
-pub fn image_files(folder: &Path) -> Vec<String> {
+pub(crate) fn image_files(folder: &Path) -> Vec<String> {
     let mut files = Vec::new();
     for level in std::fs::read_dir(folder.join("images")).unwrap() {
         for file in std::fs::read_dir(level.unwrap().path()).unwrap() {
