@@ -22,8 +22,8 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Answers each text with its length; some texts have other effects.
-pub struct Engine {
-    pub hold: Arc<std::sync::Barrier>,
+pub(crate) struct Engine {
+    pub(crate) hold: Arc<std::sync::Barrier>,
 }
 
 impl Work for Engine {
@@ -43,10 +43,10 @@ impl Work for Engine {
 
 /// The handlers under test.
 #[derive(Clone)]
-pub struct Handlers {
-    pub worker: Worker<Engine>,
-    pub entered: Arc<Notify>,
-    pub release: Arc<Notify>,
+pub(crate) struct Handlers {
+    pub(crate) worker: Worker<Engine>,
+    pub(crate) entered: Arc<Notify>,
+    pub(crate) release: Arc<Notify>,
 }
 
 #[tonic::async_trait]
@@ -113,21 +113,21 @@ impl CoordinatorService for Handlers {
 }
 
 /// A running role.
-pub struct Running {
-    pub grpc: SocketAddr,
-    pub admin: SocketAddr,
-    pub health: Health,
-    pub stop: StopHandle,
-    pub served: JoinHandle<Result<Drained, StartError>>,
-    pub handlers: Handlers,
-    pub hold: Arc<std::sync::Barrier>,
+pub(crate) struct Running {
+    pub(crate) grpc: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) health: Health,
+    pub(crate) stop: StopHandle,
+    pub(crate) served: JoinHandle<Result<Drained, StartError>>,
+    pub(crate) handlers: Handlers,
+    pub(crate) hold: Arc<std::sync::Barrier>,
 }
 
-pub fn config() -> RoleConfig {
+pub(crate) fn config() -> RoleConfig {
     RoleConfig { admin_listen: Some(([127, 0, 0, 1], 0).into()), ..RoleConfig::in_process() }
 }
 
-pub async fn start(config: &RoleConfig) -> Running {
+pub(crate) async fn start(config: &RoleConfig) -> Running {
     let server = Server::bind(thicket_runtime::Role::Embedding, config).await.expect("bound");
     let (grpc, admin) = (server.grpc_addr(), server.admin_addr().expect("asked for"));
     let health = server.health();
@@ -147,24 +147,24 @@ pub async fn start(config: &RoleConfig) -> Running {
 }
 
 impl Running {
-    pub fn peer(&self, token: Option<&str>) -> Peer {
+    pub(crate) fn peer(&self, token: Option<&str>) -> Peer {
         Peer::lazy(&format!("http://{}", self.grpc), token).expect("a valid address")
     }
 
-    pub fn client(&self) -> EmbeddingServiceClient<Peer> {
+    pub(crate) fn client(&self) -> EmbeddingServiceClient<Peer> {
         EmbeddingServiceClient::new(self.peer(None))
     }
 
-    pub fn search_client(&self) -> CoordinatorServiceClient<Peer> {
+    pub(crate) fn search_client(&self) -> CoordinatorServiceClient<Peer> {
         CoordinatorServiceClient::new(self.peer(None))
     }
 
-    pub async fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         get(self.admin, path).await
     }
 
     /// Waits until the running batch is over.
-    pub async fn meet(&self) {
+    pub(crate) async fn meet(&self) {
         let hold = self.hold.clone();
         tokio::task::spawn_blocking(move || {
             hold.wait();
@@ -174,16 +174,16 @@ impl Running {
     }
 }
 
-pub fn text(text: &str) -> EmbedTextRequest {
+pub(crate) fn text(text: &str) -> EmbedTextRequest {
     EmbedTextRequest { texts: vec![text.to_owned()] }
 }
 
-pub fn soon() -> Deadline {
+pub(crate) fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(20))
 }
 
 /// Status and body of an admin page.
-pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
     let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
