@@ -5,12 +5,18 @@
 //! the work is done, 1 when it failed, 2 for bad usage or input, and 130 or 143 after SIGINT or SIGTERM.
 
 mod cli;
+mod client;
+mod cluster;
 mod command;
 mod console;
 pub mod cpu;
+mod demo;
+mod disk;
 mod failure;
 mod interrupt;
+mod models;
 mod npy;
+mod upload;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

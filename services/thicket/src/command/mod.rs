@@ -1,9 +1,20 @@
 //! One file a subcommand: its arguments, what it does, what it prints.
 
+mod ask;
+mod collections;
+mod delete;
+mod demo;
+mod embed;
+mod engine;
 mod eval;
+mod ingest;
+mod live;
 mod rerank;
 mod schedule;
+mod search;
+mod server;
 mod synth;
+mod up;
 
 use crate::Failure;
 
@@ -13,7 +24,15 @@ pub(crate) const SAMPLE_SEED: u64 = 1;
 /// The subcommands.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    Demo(demo::DemoArgs),
+    Up(up::UpArgs),
+    Ingest(ingest::IngestArgs),
+    Search(search::SearchArgs),
+    Collections(collections::CollectionsArgs),
+    Delete(delete::DeleteArgs),
     Synth(synth::SynthArgs),
+    Embed(embed::EmbedArgs),
+    Ask(ask::AskArgs),
     Eval(eval::EvalArgs),
     Rerank(rerank::RerankArgs),
     Schedule(schedule::ScheduleArgs),
@@ -29,7 +48,15 @@ impl Command {
     /// Dropping the future removes what is temporary; what was written whole stays.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         match self {
+            Self::Demo(args) => demo::run(args).await,
+            Self::Up(args) => up::run(args).await,
+            Self::Ingest(args) => ingest::run(args).await,
+            Self::Search(args) => search::run(args).await,
+            Self::Collections(args) => collections::run(args).await,
+            Self::Delete(args) => delete::run(args).await,
             Self::Synth(args) => blocking(|| synth::run(args)).await,
+            Self::Embed(args) => blocking(|| embed::run(args)).await,
+            Self::Ask(args) => blocking(|| ask::run(args)).await,
             Self::Eval(args) => blocking(|| eval::run(args)).await,
             Self::Rerank(args) => blocking(|| rerank::run(args)).await,
             Self::Schedule(args) => blocking(|| schedule::run(args)).await,
@@ -38,7 +65,7 @@ impl Command {
 
     /// True where the command serves until a signal and drains by itself.
     pub(crate) fn drains(&self) -> bool {
-        false
+        matches!(self, Self::Up(_))
     }
 }
 

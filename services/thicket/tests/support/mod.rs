@@ -23,6 +23,12 @@ impl Run {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// Asserts that the command did its work.
+    #[track_caller]
+    pub fn refuses_nothing(&self) {
+        assert_eq!(self.status, 0, "{self:?}");
+    }
+
     /// Asserts that bad input was refused: status 2, one line on stderr with every one of `parts`, nothing on stdout.
     #[track_caller]
     pub fn refuses(&self, parts: &[&str]) {

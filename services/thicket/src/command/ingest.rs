@@ -1,0 +1,127 @@
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::Serialize;
+use thicket_datasets::{Dataset, Format, SplitName};
+
+use super::server::ServerArgs;
+use crate::client::{self, DEFAULT_COLLECTION, printable};
+use crate::upload::{Source, Upload, upload};
+use crate::{Failure, console, disk};
+
+/// Refused images that are told one by one.
+const REFUSALS_SHOWN: usize = 20;
+
+/// Embeds images and puts them into a collection of a running cluster
+#[derive(Debug, clap::Args)]
+pub(crate) struct IngestArgs {
+    /// Image files, or folders that are searched for images; an image's id is its name, or its path in the folder
+    #[arg(value_name = "PATH", required_unless_present = "dataset")]
+    paths: Vec<PathBuf>,
+    /// Collection, created where it does not exist
+    #[arg(long, value_name = "C", default_value = DEFAULT_COLLECTION)]
+    collection: String,
+    /// Ingest a split of a data set instead: cuhk-pedes, icfg-pedes, rstpreid or ufine6926
+    #[arg(long, value_name = "NAME", requires = "root", conflicts_with = "paths")]
+    dataset: Option<Format>,
+    /// Folder of the data set, or the folder that holds it
+    #[arg(long, value_name = "DIR", requires = "dataset")]
+    root: Option<PathBuf>,
+    /// Split of the data set: train, val or test
+    #[arg(long, value_name = "SPLIT", default_value = "test", requires = "dataset")]
+    split: SplitName,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// The result as scripts see it.
+#[derive(Debug, Serialize)]
+struct Document {
+    collection: String,
+    stored: usize,
+    refused: Vec<RefusalDocument>,
+    seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct RefusalDocument {
+    id: String,
+    reason: String,
+}
+
+pub(super) async fn run(args: IngestArgs) -> Result<(), Failure> {
+    let started = Instant::now();
+    let (dataset, root, split) = (args.dataset, args.root.clone(), args.split);
+    let paths = args.paths.clone();
+    let uploads = super::blocking(move || match (dataset, root) {
+        (Some(format), Some(root)) => dataset_uploads(format, &root, split),
+        _ => Ok(disk::images(&paths)?
+            .into_iter()
+            .map(|(id, path)| Upload { id, image: Source::File(path), metadata: HashMap::new() })
+            .collect()),
+    })
+    .await?;
+
+    let total = uploads.len();
+    let mut coordinator = client::coordinator(&args.server.server, args.server.token())?;
+    let bar = console::progress("ingesting", total as u64);
+    let (mut stored, mut refused) = (0, Vec::new());
+    upload(&mut coordinator, &args.collection, uploads, |outcome| {
+        bar.inc(1);
+        match outcome.refused {
+            None => stored += 1,
+            Some(reason) => refused.push(RefusalDocument { id: outcome.id, reason }),
+        }
+    })
+    .await?;
+    bar.finish_and_clear();
+
+    for refusal in refused.iter().take(REFUSALS_SHOWN) {
+        console::note(&format!("refused {}: {}", printable(&refusal.id), printable(&refusal.reason)));
+    }
+    if refused.len() > REFUSALS_SHOWN {
+        console::note(&format!("and {} more", refused.len() - REFUSALS_SHOWN));
+    }
+    let failed = refused.len();
+    let document =
+        Document { collection: args.collection, stored, refused, seconds: started.elapsed().as_secs_f64() };
+    if args.json {
+        console::print_json(&document)?;
+    } else {
+        console::print(&format!(
+            "{stored} of {total} images stored in collection {} ({:.1} s)",
+            document.collection, document.seconds
+        ))?;
+    }
+    match failed {
+        0 => Ok(()),
+        failed => Err(Failure::failed(format!("{failed} of {total} images were refused"))),
+    }
+}
+
+/// The images of a split under their path in the data set, with their identity.
+fn dataset_uploads(format: Format, root: &std::path::Path, split: SplitName) -> Result<Vec<Upload>, Failure> {
+    let dataset = Dataset::load(format, root).map_err(Failure::bad_input)?;
+    let images = dataset.split(split);
+    if images.is_empty() {
+        return Err(Failure::bad_input(format!(
+            "{}: the {split} split has no image",
+            dataset.annotation.display()
+        )));
+    }
+    images.require_images().map_err(Failure::bad_input)?;
+    let uploads = images.image_paths.iter().zip(&images.image_ids).map(|(path, identity)| Upload {
+        id: path.strip_prefix(&dataset.folder).unwrap_or(path).to_string_lossy().into_owned(),
+        image: Source::File(path.clone()),
+        metadata: HashMap::from([
+            ("dataset".to_owned(), format.name().to_owned()),
+            ("split".to_owned(), split.to_string()),
+            ("identity".to_owned(), identity.to_string()),
+        ]),
+    });
+    Ok(uploads.collect())
+}

@@ -1,0 +1,80 @@
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use thicket_device::ComputeArgs;
+use thicket_runtime::{Role, RoleArgs, Stop};
+
+use crate::cluster::{BackendOptions, Backends, Front, OwnToken, url};
+use crate::models::ModelArgs;
+use crate::{Failure, console};
+
+/// Folder of the data where none is given.
+const DEFAULT_DATA: &str = "thicket-data";
+
+/// Runs the whole cluster in this process until a signal, then drains
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpArgs {
+    /// Folder of collections, images and remembered answers; created where it is missing
+    #[arg(long, env = "THICKET_DATA", value_name = "DIR", default_value = DEFAULT_DATA)]
+    data: PathBuf,
+    /// Address of the gallery's API, which `collections` and `delete` call
+    #[arg(long, env = "THICKET_GALLERY_LISTEN", value_name = "ADDR", default_value_t = Role::Gallery.default_listen())]
+    gallery_listen: SocketAddr,
+    #[command(flatten)]
+    models: ModelArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    #[command(flatten)]
+    role: RoleArgs,
+}
+
+pub(super) async fn run(args: UpArgs) -> Result<(), Failure> {
+    let stop =
+        Stop::on_signals().map_err(|error| Failure::failed(format!("signals cannot be handled: {error}")))?;
+    let starting = start(&args);
+    let (mut backends, mut front) = tokio::select! {
+        started = starting => started?,
+        // Nothing is served yet, so there is nothing to drain.
+        () = stop.clone().requested() => return Ok(()),
+    };
+    let unexpected = tokio::select! {
+        () = stop.requested() => None,
+        failure = front.failed() => Some(failure),
+        failure = backends.failed() => Some(failure),
+    };
+    // Calls in flight need the roles behind the coordinator until they have ended.
+    let outcome = front.drain().await.and(backends.drain().await);
+    unexpected.map_or(outcome, Err)
+}
+
+async fn start(args: &UpArgs) -> Result<(Backends, Front), Failure> {
+    let models = args.models.find()?;
+    let interaction = models.settings()?.unwrap_or_default();
+    std::fs::create_dir_all(&args.data).map_err(|error| {
+        Failure::bad_input(format!("data: {} cannot be made: {error}", args.data.display()))
+    })?;
+    let front_role = args.role.config(Role::Coordinator);
+    let tokens = front_role.tokens_file.as_deref().map(OwnToken::add_to).transpose()?;
+    let backends = Backends::start(BackendOptions {
+        models: models.clone(),
+        compute: args.compute,
+        data: args.data.clone(),
+        gallery: args.gallery_listen,
+        tokens,
+    })
+    .await?;
+    let front = Front::start(backends.peers(None), front_role, interaction).await?;
+    console::print(&format!(
+        "coordinator  {}\nadmin        {}\ngallery      {}\nembedding    {}  ({})\nanswer       {}  ({})\n\
+         data         {}\nready; Ctrl-C drains and stops",
+        url(front.address),
+        front.admin.map_or_else(|| "none".to_owned(), url),
+        url(backends.gallery),
+        url(backends.embedding),
+        models.embedding.display(),
+        url(backends.answer),
+        models.answer.display(),
+        args.data.display(),
+    ))?;
+    Ok((backends, front))
+}
