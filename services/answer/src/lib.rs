@@ -1,1 +1,28 @@
-//! thicket-answer
+//! The answer role: questions to a multimodal language model about pedestrian images.
+//!
+//! One thread owns the model; questions of one kind queue for it and are batched. A yes/no question costs one forward
+//! pass; a description is made once for each image and kept. The program and the all-in-one process run the same [`App`]:
+//!
+//! ```no_run
+//! # use thicket_answer::{App, Config};
+//! # use thicket_runtime::{Failure, Stop};
+//! # async fn role(stop: Stop) -> Result<(), Failure> {
+//! let app = App::build(Config::in_process("models/answer")).await?;
+//! let address = app.grpc_addr();
+//! app.run(stop).await
+//! # }
+//! ```
+
+mod app;
+mod config;
+mod descriptions;
+mod engine;
+mod model;
+mod rpc;
+
+pub use app::App;
+pub use config::{
+    AnswerArgs, Args, Config, DEFAULT_DESCRIPTIONS, DEFAULT_MAX_BATCH, DEFAULT_MAX_OUTPUT_TOKENS,
+    PROMPTS_FILE,
+};
+pub use rpc::{MAX_ANSWERS, MAX_REWRITES, MAX_TEMPERATURE, MIN_MASS};

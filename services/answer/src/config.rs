@@ -1,0 +1,261 @@
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thicket_device::{ComputeArgs, Place, Precision};
+use thicket_imaging::Limits;
+use thicket_runtime::{
+    DEFAULT_DECODED_MIB, DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Failure, Role, RoleArgs, RoleConfig,
+    WorkerOptions, parse_duration,
+};
+use thicket_telemetry::TelemetryArgs;
+use thicket_thi::prompts::PromptSet;
+
+/// Questions put to the model together at most where nothing else is said.
+pub const DEFAULT_MAX_BATCH: usize = 8;
+/// Longest answer in tokens where nothing else is said.
+pub const DEFAULT_MAX_OUTPUT_TOKENS: usize = 1024;
+/// Descriptions kept in memory where nothing else is said.
+pub const DEFAULT_DESCRIPTIONS: usize = 10_000;
+/// The prompt file that a model folder may bring along.
+pub const PROMPTS_FILE: &str = "prompts.toml";
+
+/// Command line of `thicket-answer`; every flag is also an environment variable.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(
+    name = "thicket-answer",
+    version,
+    about = "Serves one answer model of Thicket: questions about pedestrian images",
+    mut_arg("answer_model", |arg| arg.visible_alias("model"))
+)]
+pub struct Args {
+    /// What every role has
+    #[command(flatten)]
+    pub role: RoleArgs,
+    /// Logs and traces
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+    /// What the answer role alone has
+    #[command(flatten)]
+    pub answer: AnswerArgs,
+    /// Where the model computes
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+/// Flags of the answer role, for `#[command(flatten)]`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Answer")]
+pub struct AnswerArgs {
+    /// Folder of the Qwen2-VL model
+    #[arg(long, env = "THICKET_ANSWER_MODEL", value_name = "DIR")]
+    pub answer_model: PathBuf,
+    /// Name the model is served under; its folder's unless given
+    #[arg(long, env = "THICKET_ANSWER_NAME", value_name = "NAME")]
+    pub answer_name: Option<String>,
+    /// What to ask the model, as templates; `prompts.toml` of the model folder or the built-in ones unless given
+    #[arg(long, env = "THICKET_PROMPTS", value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Questions that may wait for the model; more are refused
+    #[arg(long, env = "THICKET_ANSWER_QUEUE", value_name = "N", default_value_t = DEFAULT_QUEUE_LIMIT)]
+    pub answer_queue: usize,
+    /// Questions put to the model together at most
+    #[arg(long, env = "THICKET_ANSWER_BATCH", value_name = "N", default_value_t = DEFAULT_MAX_BATCH)]
+    pub answer_batch: usize,
+    /// How long the first of a batch waits for others [default: 2ms]
+    #[arg(long, env = "THICKET_ANSWER_BATCH_DELAY", value_name = "TIME", value_parser = parse_duration)]
+    pub answer_batch_delay: Option<Duration>,
+    /// Longest answer in tokens
+    #[arg(long, env = "THICKET_MAX_OUTPUT_TOKENS", value_name = "N", default_value_t = DEFAULT_MAX_OUTPUT_TOKENS)]
+    pub max_output_tokens: usize,
+    /// Descriptions of images kept in memory
+    #[arg(long, env = "THICKET_DESCRIPTIONS", value_name = "N", default_value_t = DEFAULT_DESCRIPTIONS)]
+    pub descriptions: usize,
+}
+
+impl Args {
+    /// The settings, not yet validated.
+    pub fn config(&self) -> Config {
+        let answer = &self.answer;
+        Config {
+            role: self.role.config(Role::Answer),
+            name: answer.answer_name.clone().unwrap_or_else(|| folder_name(&answer.answer_model)),
+            model: answer.answer_model.clone(),
+            prompts: answer.prompts.clone(),
+            precision: self.compute.dtype,
+            place: self.compute.device,
+            queue_limit: answer.answer_queue,
+            max_batch: answer.answer_batch,
+            max_delay: answer.answer_batch_delay.unwrap_or(DEFAULT_MAX_DELAY),
+            max_output_tokens: answer.max_output_tokens,
+            descriptions: answer.descriptions,
+            images: Limits::default(),
+            decoded_mib: DEFAULT_DECODED_MIB,
+        }
+    }
+}
+
+/// Settings of an answer role.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Listeners, deadlines, tokens, audit log.
+    pub role: RoleConfig,
+    /// Folder of the model.
+    pub model: PathBuf,
+    /// Name the model is served under.
+    pub name: String,
+    /// Prompt file; `None` takes [`PROMPTS_FILE`] of the model folder, or the built-in wording where there is none.
+    pub prompts: Option<PathBuf>,
+    /// Type of weights and arithmetic. Default: f32.
+    pub precision: Precision,
+    /// Where the model computes. Default: the CPU.
+    pub place: Place,
+    /// Questions that may wait for the model, at least 1. Default: [`DEFAULT_QUEUE_LIMIT`].
+    pub queue_limit: usize,
+    /// Questions put to the model together at most, at least 1. Default: [`DEFAULT_MAX_BATCH`].
+    pub max_batch: usize,
+    /// How long the first of a batch waits for others. Default: [`DEFAULT_MAX_DELAY`].
+    pub max_delay: Duration,
+    /// Longest answer in tokens, at least 1. Default: [`DEFAULT_MAX_OUTPUT_TOKENS`].
+    pub max_output_tokens: usize,
+    /// Descriptions kept in memory; 0 keeps none. Default: [`DEFAULT_DESCRIPTIONS`].
+    pub descriptions: usize,
+    /// Bounds on an image.
+    pub images: Limits,
+    /// Memory that decoded images may take, in MiB, at least 1. Default: [`DEFAULT_DECODED_MIB`].
+    pub decoded_mib: usize,
+}
+
+impl Config {
+    /// The defaults on a free loopback port: a role inside another process or a test.
+    pub fn in_process(model: impl Into<PathBuf>) -> Self {
+        let model = model.into();
+        Self {
+            role: RoleConfig::in_process(),
+            name: folder_name(&model),
+            model,
+            prompts: None,
+            precision: Precision::F32,
+            place: Place::Cpu,
+            queue_limit: DEFAULT_QUEUE_LIMIT,
+            max_batch: DEFAULT_MAX_BATCH,
+            max_delay: DEFAULT_MAX_DELAY,
+            max_output_tokens: DEFAULT_MAX_OUTPUT_TOKENS,
+            descriptions: DEFAULT_DESCRIPTIONS,
+            images: Limits::default(),
+            decoded_mib: DEFAULT_DECODED_MIB,
+        }
+    }
+
+    /// Checks every setting that can be checked without reading a file.
+    ///
+    /// # Errors
+    /// [`Failure::BadInput`] with the setting and the actual value.
+    pub fn validate(&self) -> Result<(), Failure> {
+        for (setting, value) in [
+            ("answer-queue", self.queue_limit),
+            ("answer-batch", self.max_batch),
+            ("max-output-tokens", self.max_output_tokens),
+        ] {
+            if value == 0 {
+                return Err(Failure::BadInput(format!("{setting}: at least 1, got 0")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the prompts.
+    ///
+    /// # Errors
+    /// [`Failure::BadInput`] where a file that is given, or that the model folder brings along, cannot be used.
+    pub fn read_prompts(&self) -> Result<PromptSet, Failure> {
+        let file = match &self.prompts {
+            Some(file) => file.clone(),
+            None => self.model.join(PROMPTS_FILE),
+        };
+        if self.prompts.is_none() && !file.exists() {
+            return Ok(PromptSet::default());
+        }
+        let unusable =
+            |reason: String| Failure::BadInput(format!("prompt file {}: {reason}", file.display()));
+        let text = std::fs::read_to_string(&file).map_err(|cause| unusable(cause.to_string()))?;
+        PromptSet::parse(&text).map_err(|error| unusable(error.to_string()))
+    }
+
+    pub(crate) fn worker(&self) -> WorkerOptions {
+        WorkerOptions {
+            name: "answer-model",
+            queue_limit: self.queue_limit,
+            max_batch: self.max_batch,
+            max_delay: self.max_delay,
+        }
+    }
+}
+
+fn folder_name(folder: &Path) -> String {
+    folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable() {
+        for arg in Args::command()
+            .get_arguments()
+            .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+        {
+            let variable = arg.get_env().unwrap_or_else(|| panic!("{} has none", arg.get_id()));
+            assert!(variable.to_string_lossy().starts_with("THICKET_"), "{variable:?}");
+        }
+    }
+
+    #[test]
+    fn the_model_has_a_short_flag_name_here_and_is_named_after_its_folder() {
+        let config = Args::parse_from(["thicket-answer", "--model", "models/qwen-small"]).config();
+        assert_eq!(config.model, Path::new("models/qwen-small"));
+        assert_eq!(config.name, "qwen-small");
+    }
+
+    #[test]
+    fn an_answer_of_no_tokens_is_refused() {
+        let config = Config { max_output_tokens: 0, ..Config::in_process("x") };
+        assert!(matches!(config.validate(), Err(Failure::BadInput(_))));
+        assert_eq!(Config::in_process("x").validate(), Ok(()));
+    }
+
+    #[test]
+    fn prompts_come_from_the_flag_then_from_the_model_folder_then_from_the_built_in_ones() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let version = |config: &Config| config.read_prompts().expect("usable").version().to_owned();
+        let config = Config::in_process(folder.path());
+        let built_in = version(&config);
+        std::fs::write(folder.path().join(PROMPTS_FILE), "[describe]\ntemplate = 'What is there?'")
+            .expect("written");
+        let brought_along = version(&config);
+        assert_ne!(brought_along, built_in);
+        let other = folder.path().join("other.toml");
+        std::fs::write(&other, "[describe]\ntemplate = 'Who is there?'").expect("written");
+        let given = Config { prompts: Some(other), ..config.clone() };
+        assert!(![brought_along, built_in].contains(&version(&given)));
+    }
+
+    #[test]
+    fn a_prompt_file_that_is_missing_or_damaged_is_bad_input() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let missing =
+            Config { prompts: Some(folder.path().join("missing")), ..Config::in_process(folder.path()) };
+        assert!(matches!(missing.read_prompts(), Err(Failure::BadInput(_))));
+        std::fs::write(folder.path().join(PROMPTS_FILE), "[locate]\ntemplate = 'no caption'")
+            .expect("written");
+        let damaged = Config::in_process(folder.path()).read_prompts();
+        assert!(matches!(damaged, Err(Failure::BadInput(_))));
+    }
+}

@@ -1,0 +1,197 @@
+use std::sync::Arc;
+
+use thicket_engine::Sampling;
+use thicket_proto::v1::answer_service_server::AnswerService;
+use thicket_proto::v1::{
+    AggregateRequest, AggregateResponse, DecomposeRequest, DecomposeResponse, DescribeRequest,
+    DescribeResponse, GetAnswerModelRequest, GetAnswerModelResponse, LocateRequest, LocateResponse,
+    RewriteRequest, RewriteResponse,
+};
+use thicket_runtime::{Call, Fault, MAX_TEXT_BYTES, Right, check_text};
+use thicket_thi::Answer;
+use thicket_thi::prompts::{PromptError, PromptSet, Template, describe, lines, usable_refinement};
+use tonic::{Request, Response, Status};
+
+use crate::descriptions::{Description, Descriptions, Key};
+use crate::model::Model;
+
+/// Least probability that the yes and no words must have together; below it the model's text is read instead.
+pub const MIN_MASS: f64 = 0.5;
+/// Most attribute answers that are merged into a text.
+pub const MAX_ANSWERS: usize = 64;
+/// Most rewrites of one sentence.
+pub const MAX_REWRITES: u32 = 16;
+/// Highest sampling temperature.
+pub const MAX_TEMPERATURE: f64 = 2.0;
+
+/// Tokens of a yes or no in words.
+const YES_NO_TOKENS: usize = 32;
+
+/// The handlers of the answer service.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    pub(crate) model: Model,
+    pub(crate) prompts: Arc<PromptSet>,
+    pub(crate) descriptions: Arc<Descriptions>,
+    pub(crate) max_output_tokens: usize,
+}
+
+#[tonic::async_trait]
+impl AnswerService for Service {
+    async fn get_answer_model(
+        &self,
+        request: Request<GetAnswerModelRequest>,
+    ) -> Result<Response<GetAnswerModelResponse>, Status> {
+        admit(&request)?;
+        let info = self.model.info()?;
+        Ok(Response::new(GetAnswerModelResponse {
+            name: info.name.clone(),
+            fingerprint: info.fingerprint.clone(),
+            prompt_version: self.prompts.version().to_owned(),
+            context_length: u32::try_from(info.context_length).unwrap_or(u32::MAX),
+        }))
+    }
+
+    async fn locate(&self, request: Request<LocateRequest>) -> Result<Response<LocateResponse>, Status> {
+        let call = admit(&request)?;
+        let LocateRequest { text, image } = request.into_inner();
+        check_text("text", &text)?;
+        let prompt = self.prompts.locate(&text).map_err(unrendered)?;
+        let mut session = self.model.session(&call);
+        let picture = session.decode(image).await?;
+        let verdict = session.judge(&picture, prompt.clone()).await?;
+        let (p_yes, usable, raw_text) = if verdict.mass >= MIN_MASS {
+            (verdict.p_yes, true, String::new())
+        } else {
+            let text = session.generate(Some(&picture), prompt, greedy(YES_NO_TOKENS)).await?.text;
+            let answer = Answer::from_text(&text);
+            (f64::from(u8::from(answer.confirms())), answer != Answer::Unusable, text)
+        };
+        Ok(Response::new(LocateResponse { p_yes, usable, raw_text, timing: Some(session.timing()) }))
+    }
+
+    async fn describe(
+        &self,
+        request: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
+        let call = admit(&request)?;
+        let image = request.into_inner().image;
+        let fingerprint = &self.model.info()?.fingerprint;
+        let key = Key::new(&image, fingerprint, &self.prompts.template_version(Template::Describe));
+        let mut session = self.model.session(&call);
+        let spent = &mut session;
+        let make = move || async move {
+            let prompt = self.prompts.describe().map_err(unrendered)?;
+            let picture = spent.decode(image).await?;
+            let text = spent.generate(Some(&picture), prompt, greedy(self.max_output_tokens)).await?.text;
+            Ok(Description { answers: describe::sentences(&text), text })
+        };
+        let (description, cached) = self.descriptions.get_or_make(key, make).await?;
+        Ok(Response::new(DescribeResponse {
+            usable: description.answers.iter().any(|answer| usable_refinement(answer)),
+            answers: description.answers.clone(),
+            raw_text: description.text.clone(),
+            cached,
+            timing: Some(session.timing()),
+        }))
+    }
+
+    async fn aggregate(
+        &self,
+        request: Request<AggregateRequest>,
+    ) -> Result<Response<AggregateResponse>, Status> {
+        let call = admit(&request)?;
+        let AggregateRequest { text, answers } = request.into_inner();
+        check_text("text", &text)?;
+        check_answers(&answers)?;
+        let mut parts = vec![text];
+        parts.extend(answers);
+        let prompt = self.prompts.aggregate(&parts).map_err(unrendered)?;
+        let mut session = self.model.session(&call);
+        let text = session.generate(None, prompt, greedy(self.max_output_tokens)).await?.text;
+        Ok(Response::new(AggregateResponse {
+            usable: usable_refinement(&text),
+            text,
+            timing: Some(session.timing()),
+        }))
+    }
+
+    async fn decompose(
+        &self,
+        request: Request<DecomposeRequest>,
+    ) -> Result<Response<DecomposeResponse>, Status> {
+        let call = admit(&request)?;
+        let text = request.into_inner().text;
+        check_text("text", &text)?;
+        let prompt = self.prompts.decompose(&text).map_err(unrendered)?;
+        let mut session = self.model.session(&call);
+        let raw_text = session.generate(None, prompt, greedy(self.max_output_tokens)).await?.text;
+        Ok(Response::new(DecomposeResponse {
+            sentences: lines(&raw_text),
+            raw_text,
+            timing: Some(session.timing()),
+        }))
+    }
+
+    async fn rewrite(&self, request: Request<RewriteRequest>) -> Result<Response<RewriteResponse>, Status> {
+        let call = admit(&request)?;
+        let RewriteRequest { sentence, count, temperature, seed } = request.into_inner();
+        check_text("sentence", &sentence)?;
+        if !(1..=MAX_REWRITES).contains(&count) {
+            let message = format!("1 to {MAX_REWRITES}, got {count}");
+            return Err(Fault::invalid("count", "COUNT_OUT_OF_RANGE", message).into());
+        }
+        if !(0.0..=MAX_TEMPERATURE).contains(&temperature) {
+            let message = format!("0 to {MAX_TEMPERATURE}, got {temperature}");
+            return Err(Fault::invalid("temperature", "TEMPERATURE_OUT_OF_RANGE", message).into());
+        }
+        let wanted = count as usize;
+        let prompt = self.prompts.rewrite(&sentence, wanted).map_err(unrendered)?;
+        let mut session = self.model.session(&call);
+        let mut rewrites: Vec<String> = Vec::new();
+        // One answer holds several rewrites, one a line; with a temperature, further answers fill up what is missing.
+        let attempts = if temperature > 0.0 { u64::from(count) } else { 1 };
+        for attempt in 0..attempts {
+            let sampling =
+                Sampling { temperature, seed: seed.wrapping_add(attempt), ..greedy(self.max_output_tokens) };
+            for rewrite in lines(&session.generate(None, prompt.clone(), sampling).await?.text) {
+                if rewrites.len() < wanted && !rewrites.contains(&rewrite) {
+                    rewrites.push(rewrite);
+                }
+            }
+            if rewrites.len() == wanted {
+                break;
+            }
+        }
+        Ok(Response::new(RewriteResponse { rewrites, timing: Some(session.timing()) }))
+    }
+}
+
+fn admit<T>(request: &Request<T>) -> Result<Call, Fault> {
+    let call = Call::of(request);
+    call.require(Right::Read, None)?;
+    Ok(call)
+}
+
+fn greedy(max_tokens: usize) -> Sampling {
+    Sampling { max_tokens, temperature: 0.0, seed: 0 }
+}
+
+/// An operator's template failed on an input that it was not tried with at start.
+fn unrendered(error: PromptError) -> Fault {
+    Fault::internal(error)
+}
+
+/// Answers may be empty: they are passed on as the model gave them.
+fn check_answers(answers: &[String]) -> Result<(), Fault> {
+    if answers.len() > MAX_ANSWERS {
+        let message = format!("at most {MAX_ANSWERS}, got {}", answers.len());
+        return Err(Fault::invalid("answers", "TOO_MANY_ANSWERS", message));
+    }
+    let bytes: usize = answers.iter().map(String::len).sum();
+    if bytes > MAX_TEXT_BYTES {
+        let message = format!("at most {MAX_TEXT_BYTES} bytes together, got {bytes}");
+        return Err(Fault::invalid("answers", "TEXT_TOO_LONG", message));
+    }
+    Ok(())
+}
