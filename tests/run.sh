@@ -129,7 +129,7 @@ else
 fi
 if command -v cargo-deny >/dev/null; then
     step "licences, bans, sources (cargo deny)" \
-        cargo deny --locked --offline check --config .deny.toml licenses bans sources
+        cargo deny --locked --offline --config .deny.toml check licenses bans sources
 else
     skip "licences, bans, sources" "cargo-deny is not installed"
 fi
