@@ -25,7 +25,7 @@ pub(crate) struct Cli {
 #[derive(Debug)]
 pub(crate) enum Parsed {
     /// Run a command.
-    Run(Cli),
+    Run(Box<Cli>),
     /// Print the help or the version.
     Print(String),
 }
@@ -50,7 +50,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, 
     if !log_was_chosen && !cli.command.drains() {
         cli.telemetry.log = QUIET_LOG.to_owned();
     }
-    Ok(Parsed::Run(cli))
+    Ok(Parsed::Run(Box::new(cli)))
 }
 
 /// The first paragraph of clap's message, which says what is wrong; the usage that follows is in `--help`.

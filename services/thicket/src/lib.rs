@@ -32,7 +32,7 @@ const INTERRUPTED_WORK_LIMIT: Duration = Duration::from_secs(2);
 /// Runs the command line `args`, the program's name first, and tells the exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match cli::parse(args) {
-        Ok(Parsed::Run(cli)) => execute(cli),
+        Ok(Parsed::Run(cli)) => execute(*cli),
         Ok(Parsed::Print(text)) => console::print(text.trim_end()).map(|()| 0),
         Err(failure) => Err(failure),
     };

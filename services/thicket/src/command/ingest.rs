@@ -7,7 +7,7 @@ use thicket_datasets::{Dataset, Format, SplitName};
 
 use super::server::ServerArgs;
 use crate::client::{self, DEFAULT_COLLECTION, printable};
-use crate::upload::{Source, Upload, upload};
+use crate::upload::{Upload, upload};
 use crate::{Failure, console, disk};
 
 /// Refused images that are told one by one.
@@ -61,7 +61,7 @@ pub(super) async fn run(args: IngestArgs) -> Result<(), Failure> {
         (Some(format), Some(root)) => dataset_uploads(format, &root, split),
         _ => Ok(disk::images(&paths)?
             .into_iter()
-            .map(|(id, path)| Upload { id, image: Source::File(path), metadata: HashMap::new() })
+            .map(|(id, path)| Upload { id, path, metadata: HashMap::new() })
             .collect()),
     })
     .await?;
@@ -116,7 +116,7 @@ fn dataset_uploads(format: Format, root: &std::path::Path, split: SplitName) -> 
     images.require_images().map_err(Failure::bad_input)?;
     let uploads = images.image_paths.iter().zip(&images.image_ids).map(|(path, identity)| Upload {
         id: path.strip_prefix(&dataset.folder).unwrap_or(path).to_string_lossy().into_owned(),
-        image: Source::File(path.clone()),
+        path: path.clone(),
         metadata: HashMap::from([
             ("dataset".to_owned(), format.name().to_owned()),
             ("split".to_owned(), split.to_string()),

@@ -14,6 +14,7 @@ mod schedule;
 mod search;
 mod server;
 mod synth;
+mod train;
 mod up;
 
 use crate::Failure;
@@ -31,6 +32,7 @@ pub(crate) enum Command {
     Collections(collections::CollectionsArgs),
     Delete(delete::DeleteArgs),
     Synth(synth::SynthArgs),
+    Train(train::TrainArgs),
     Embed(embed::EmbedArgs),
     Ask(ask::AskArgs),
     Eval(eval::EvalArgs),
@@ -55,6 +57,7 @@ impl Command {
             Self::Collections(args) => collections::run(args).await,
             Self::Delete(args) => delete::run(args).await,
             Self::Synth(args) => blocking(|| synth::run(args)).await,
+            Self::Train(args) => blocking(|| train::run(args)).await,
             Self::Embed(args) => blocking(|| embed::run(args)).await,
             Self::Ask(args) => blocking(|| ask::run(args)).await,
             Self::Eval(args) => blocking(|| eval::run(args)).await,

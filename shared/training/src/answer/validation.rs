@@ -297,7 +297,7 @@ impl Trial {
                     let results: Vec<QueryResult> = (0..self.gallery)
                         .map(|query| {
                             let round = decided.rounds[query].map(|round| (query, round - 1));
-                            round.and_then(|key| refined.get(&key)).unwrap_or(&baseline[query]).clone()
+                            *round.and_then(|key| refined.get(&key)).unwrap_or(&baseline[query])
                         })
                         .collect();
                     let metrics = Metrics::mean(&results);
