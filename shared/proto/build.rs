@@ -8,7 +8,8 @@ const FILES: [&str; 4] = ["embedding", "gallery", "answer", "coordinator"];
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed={PROTO_ROOT}");
     let descriptor = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("thicket.bin");
-    let files: Vec<String> = FILES.iter().map(|name| format!("{PROTO_ROOT}/thicket/v1/{name}.proto")).collect();
+    let files: Vec<String> =
+        FILES.iter().map(|name| format!("{PROTO_ROOT}/thicket/v1/{name}.proto")).collect();
     tonic_prost_build::configure()
         .bytes(".")
         .file_descriptor_set_path(descriptor)

@@ -21,15 +21,9 @@ const READ_AHEAD: usize = 8;
 #[derive(Debug, Clone)]
 pub(crate) struct Upload {
     pub(crate) id: String,
-    pub(crate) image: Source,
+    /// The file; it is read when its turn comes.
+    pub(crate) path: PathBuf,
     pub(crate) metadata: HashMap<String, String>,
-}
-
-/// Where the bytes of an image are.
-#[derive(Debug, Clone)]
-pub(crate) enum Source {
-    File(PathBuf),
-    Bytes(Vec<u8>),
 }
 
 /// What became of one image.
@@ -105,17 +99,12 @@ async fn feed(
 }
 
 fn read(upload: Upload, collection: &str) -> Result<IngestRequest, Outcome> {
-    let Upload { id, image, metadata } = upload;
-    let bytes = match image {
-        Source::Bytes(bytes) => Ok(bytes),
-        Source::File(path) => disk::read_at_most(&path, Limits::default().encoded_bytes)
-            .map_err(|reason| format!("{}: {reason}", path.display())),
-    };
-    match bytes {
+    let Upload { id, path, metadata } = upload;
+    match disk::read_at_most(&path, Limits::default().encoded_bytes) {
         Ok(image) => {
             Ok(IngestRequest { collection: collection.to_owned(), id, image: image.into(), metadata })
         }
-        Err(reason) => Err(Outcome { id, refused: Some(reason) }),
+        Err(reason) => Err(Outcome { id, refused: Some(format!("{}: {reason}", path.display())) }),
     }
 }
 

@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::Command;
 
-use support::{Files, run};
+use support::{Files, run, thicket};
 
 fn goldens(name: &str) -> String {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens").join(name);
@@ -50,4 +52,24 @@ fn a_demo_without_models_is_refused() {
     let out = files.arg("out");
     run(&["demo", "--out", &out, "--models", files.root().to_str().unwrap()]).refuses(&["sample-embedding"]);
     run(&["demo", "--out", &out, "--queries", "0"]).refuses(&["--queries", "0"]);
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_behind() {
+    let files = Files::new();
+    let temporary = files.path("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let mut process = thicket()
+        .args(["demo", "--out", &files.arg("out"), "--log", "error"])
+        .args(["--embedding-model", &goldens("clip/trained"), "--answer-model", &goldens("qwen/tied")])
+        .env("TMPDIR", &temporary)
+        .spawn()
+        .unwrap();
+    // The first stage has ended: images are on disk and the cluster starts.
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("render")));
+    assert!(Command::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap().success());
+    assert_eq!(process.wait().unwrap().code(), Some(130));
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
+    assert!(!files.path("out/report.html").exists());
 }

@@ -7,7 +7,7 @@ mod sample;
 mod shuffle;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ pub(crate) use measure::{Measured, Questions};
 use crate::client::{self, Coordinator};
 use crate::cluster::{BackendOptions, Backends, Front, Roles, url};
 use crate::models::Models;
-use crate::upload::{Source, Upload, upload};
+use crate::upload::{Upload, upload};
 use crate::{Failure, console};
 use sample::Sample;
 
@@ -139,14 +139,11 @@ pub(crate) async fn run(options: Options) -> Result<Demonstrated, Failure> {
         seconds: &clock.stages,
     })?;
     clock.stage("report");
-    Ok(Demonstrated {
-        queries: sample.queries.len(),
-        gallery: sample.images.len(),
-        measured,
-        settings,
-        seconds: clock.finish(),
-        report,
-    })
+    let (queries, gallery) = (sample.queries.len(), sample.images.len());
+    // Thousands of files; what cannot be removed is the system's to clean.
+    let _ = tokio::task::spawn_blocking(move || folder.close()).await;
+    clock.stage("clean");
+    Ok(Demonstrated { queries, gallery, measured, settings, seconds: clock.finish(), report })
 }
 
 async fn render(folder: &Path, options: &Options) -> Result<Sample, Failure> {
@@ -184,11 +181,7 @@ async fn ingest(coordinator: &mut Coordinator, sample: &Sample) -> Result<(), Fa
     let uploads: Vec<Upload> = sample
         .images
         .iter()
-        .map(|image| Upload {
-            id: image.id.clone(),
-            image: Source::File(PathBuf::from(&image.path)),
-            metadata: Default::default(),
-        })
+        .map(|image| Upload { id: image.id.clone(), path: image.path.clone(), metadata: Default::default() })
         .collect();
     let bar: ProgressBar = console::progress("ingesting", uploads.len() as u64);
     let mut refused = None;

@@ -246,3 +246,92 @@ fn image(sample: &Sample, place: usize) -> Result<Image, Failure> {
         .map_err(|error| Failure::failed(format!("{}: {error}", image.path.display())))?;
     Ok(Image { bytes, width: WIDTH, height: HEIGHT, alt: format!("person {}", image.identity) })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::measure::measure;
+    use super::super::queries::Round;
+    use super::super::sample::{Image as SampleImage, Query};
+    use super::*;
+    use crate::models::Models;
+
+    /// Two people with two images each, and a query for each of them.
+    fn sample(folder: &std::path::Path) -> Sample {
+        let images = [7, 7, 8, 8].into_iter().enumerate().map(|(place, identity)| {
+            let path = folder.join(format!("{place}.png"));
+            std::fs::write(&path, b"\x89PNG\r\n\x1a\n").unwrap();
+            SampleImage { id: format!("{place}.png"), path, identity }
+        });
+        let query = |text: &str, identity| Query { text: text.to_owned(), identity };
+        Sample::new(images.collect(), vec![query("a man in red", 7), query("a <b>bold</b> woman", 8)])
+    }
+
+    fn searched(ranking: [usize; 4], anchor: Option<(usize, usize)>) -> Searched {
+        let rounds = anchor.map_or(Vec::new(), |(round, candidate)| {
+            vec![Round { candidate, p_yes: 0.75, answer: v1::Answer::Yes }; round]
+        });
+        Searched {
+            ranking: ranking.to_vec(),
+            scores: vec![0.9, 0.8, 0.7, 0.6],
+            best_similarity: 0.6,
+            outcome: if anchor.is_some() { v1::Outcome::Refined } else { v1::Outcome::HighRejected },
+            anchor,
+            refined_text: anchor.map(|_| "a man in a red coat".to_owned()),
+            described: vec!["A red coat.".to_owned(), String::new()],
+            questions: v1::QuestionCount { locate: rounds.len() as u32, describe: 1, aggregate: 1 },
+            rounds,
+        }
+    }
+
+    fn page(baseline: &[Searched], thi: &[Searched]) -> (String, Measured) {
+        let folder = tempfile::tempdir().unwrap();
+        let sample = sample(folder.path());
+        let settings = Settings::new(5, 0.5, 0.8, 0.5).unwrap();
+        let measured = measure(&sample, baseline, thi, &settings, 1).unwrap();
+        let options = Options {
+            models: Models { embedding: PathBuf::from("e"), answer: PathBuf::from("a") },
+            compute: Default::default(),
+            seed: 1,
+            most_queries: None,
+            shuffle_answers: false,
+        };
+        let run = Run {
+            sample: &sample,
+            baseline,
+            thi,
+            measured: &measured,
+            settings,
+            options: &options,
+            seconds: &[],
+        };
+        (render(&run).unwrap(), measured)
+    }
+
+    #[test]
+    fn a_query_that_gained_and_one_that_lost_are_shown_with_their_dialogue() {
+        let baseline = [searched([2, 0, 1, 3], None), searched([2, 3, 0, 1], None)];
+        let thi = [searched([0, 1, 2, 3], Some((1, 0))), searched([0, 2, 3, 1], Some((1, 0)))];
+        let (page, measured) = page(&baseline, &thi);
+        assert!(page.contains("Found in round 1") && page.contains("Misled in round 1"));
+        assert!(page.contains("A red coat.") && page.contains("a man in a red coat"));
+        assert!(!page.contains("<b>bold</b>"), "a description is text and not markup");
+        assert_eq!(measured.by_round.len(), 6);
+        assert_eq!((measured.by_round[0].rank1, measured.thi.metrics.rank1), (50.0, 50.0));
+        assert_eq!((measured.questions.asked, measured.questions.round_by_round), (2, 2));
+    }
+
+    #[test]
+    fn a_run_that_changed_nothing_has_a_page_too() {
+        let same = [searched([0, 1, 2, 3], None), searched([2, 3, 0, 1], None)];
+        let (page, measured) = page(&same, &same);
+        assert!(!page.contains("Found in round") && !page.contains("Misled in round"));
+        // The script asks a rejected query again in every round; four images make four rounds.
+        assert_eq!(measured.questions.round_by_round, 8);
+        assert_eq!(
+            (measured.right.counts.iter().sum::<usize>(), measured.wrong.counts.iter().sum::<usize>()),
+            (2, 0)
+        );
+    }
+}

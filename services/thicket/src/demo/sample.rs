@@ -69,11 +69,16 @@ pub(super) fn render(
         .map(|query| query * total / count)
         .map(|place| Query { text: test.captions[place].clone(), identity: test.caption_ids[place] })
         .collect();
-    let places = images.iter().enumerate().map(|(place, image)| (image.id.clone(), place)).collect();
-    Ok(Sample { images, queries, places })
+    Ok(Sample::new(images, queries))
 }
 
 impl Sample {
+    /// Images in gallery order, and what is searched for in them.
+    pub(super) fn new(images: Vec<Image>, queries: Vec<Query>) -> Self {
+        let places = images.iter().enumerate().map(|(place, image)| (image.id.clone(), place)).collect();
+        Self { images, queries, places }
+    }
+
     /// The place of an image in the gallery.
     pub(super) fn place(&self, id: &str) -> Option<usize> {
         self.places.get(id).copied()
