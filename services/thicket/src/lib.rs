@@ -16,15 +16,18 @@ mod failure;
 mod interrupt;
 mod models;
 mod npy;
+mod scratch;
 mod upload;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use failure::Failure;
 
 use cli::{Cli, Parsed};
+use scratch::Scratch;
 
 /// How long work that was interrupted may take to leave its files in order.
 const INTERRUPTED_WORK_LIMIT: Duration = Duration::from_secs(2);
@@ -51,16 +54,18 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("the runtime cannot be started: {error}")))?;
+    let scratch = Arc::new(Scratch::default());
     let outcome = runtime.block_on(async {
         let telemetry = thicket_telemetry::init("thicket", &cli.telemetry).map_err(Failure::bad_input)?;
         let drains = cli.command.drains();
         let outcome = tokio::select! {
-            outcome = cli.command.run() => outcome.map(|()| 0),
+            outcome = cli.command.run(scratch.clone()) => outcome.map(|()| 0),
             status = interrupt::signalled(), if !drains => Ok(status),
         };
         let _ = tokio::task::spawn_blocking(move || telemetry.flush()).await;
         outcome
     });
     runtime.shutdown_timeout(INTERRUPTED_WORK_LIMIT);
+    scratch.clear();
     outcome
 }

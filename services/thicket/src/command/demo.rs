@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 use thicket_device::ComputeArgs;
@@ -9,6 +10,7 @@ use thicket_thi::Settings;
 use super::SAMPLE_SEED;
 use crate::demo::{self, Demonstrated, Questions};
 use crate::models::ModelArgs;
+use crate::scratch::Scratch;
 use crate::{Failure, console};
 
 /// Folder of the report where none is given.
@@ -57,7 +59,7 @@ struct Document {
     report: String,
 }
 
-pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: DemoArgs, scratch: Arc<Scratch>) -> Result<(), Failure> {
     let options = demo::Options {
         models: args.models.find()?,
         compute: args.compute,
@@ -68,7 +70,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     std::fs::create_dir_all(&args.out).map_err(|error| {
         Failure::bad_input(format!("out: {} cannot be made: {error}", args.out.display()))
     })?;
-    let found = demo::run(options).await?;
+    let found = demo::run(options, scratch).await?;
     let report = args.out.join(REPORT);
     std::fs::write(&report, &found.report)
         .map_err(|error| Failure::failed(format!("{} cannot be written: {error}", report.display())))?;

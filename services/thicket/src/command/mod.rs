@@ -17,7 +17,10 @@ mod synth;
 mod train;
 mod up;
 
+use std::sync::Arc;
+
 use crate::Failure;
+use crate::scratch::Scratch;
 
 /// Seed of the built-in sample: the benchmark that the sample models were trained on and that `demo` measures.
 pub(crate) const SAMPLE_SEED: u64 = 1;
@@ -41,16 +44,16 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Does what was asked.
+    /// Does what was asked. Temporary files go to `scratch`.
     ///
     /// # Errors
     /// [`Failure`] for bad input and for work that failed.
     ///
     /// # Cancel safety
-    /// Dropping the future removes what is temporary; what was written whole stays.
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    /// What was written whole stays; what is temporary goes with `scratch`.
+    pub(crate) async fn run(self, scratch: Arc<Scratch>) -> Result<(), Failure> {
         match self {
-            Self::Demo(args) => demo::run(args).await,
+            Self::Demo(args) => demo::run(args, scratch).await,
             Self::Up(args) => up::run(args).await,
             Self::Ingest(args) => ingest::run(args).await,
             Self::Search(args) => search::run(args).await,

@@ -21,6 +21,7 @@ pub(crate) use measure::{Measured, Questions};
 use crate::client::{self, Coordinator};
 use crate::cluster::{BackendOptions, Backends, Front, Roles, url};
 use crate::models::Models;
+use crate::scratch::Scratch;
 use crate::upload::{Upload, upload};
 use crate::{Failure, console};
 use sample::Sample;
@@ -54,27 +55,26 @@ pub(crate) struct Demonstrated {
     pub(crate) report: String,
 }
 
-/// Runs the demo in a temporary folder, which is removed also where the future is dropped.
+/// Runs the demo in a temporary folder.
 ///
 /// # Errors
 /// [`Failure`] for bad options and for work that failed.
-pub(crate) async fn run(options: Options) -> Result<Demonstrated, Failure> {
+pub(crate) async fn run(options: Options, scratch: Arc<Scratch>) -> Result<Demonstrated, Failure> {
     let settings = options.models.settings()?.unwrap_or_else(|| {
         console::note("the answer model comes without chosen settings; the method's defaults are used");
         Settings::default()
     });
-    let folder = tempfile::Builder::new()
-        .prefix("thicket-demo-")
-        .tempdir()
+    let folder = scratch
+        .folder()
         .map_err(|error| Failure::failed(format!("a temporary folder cannot be made: {error}")))?;
     let mut clock = Clock::new();
 
-    let sample = Arc::new(render(folder.path(), &options).await?);
+    let sample = Arc::new(render(&folder, &options).await?);
     clock.stage("render");
     let mut backends = Backends::start(BackendOptions {
         models: options.models.clone(),
         compute: options.compute,
-        data: folder.path().join("data"),
+        data: folder.join("data"),
         gallery: RoleConfig::in_process().listen,
         tokens: None,
     })
@@ -140,8 +140,7 @@ pub(crate) async fn run(options: Options) -> Result<Demonstrated, Failure> {
     })?;
     clock.stage("report");
     let (queries, gallery) = (sample.queries.len(), sample.images.len());
-    // Thousands of files; what cannot be removed is the system's to clean.
-    let _ = tokio::task::spawn_blocking(move || folder.close()).await;
+    let _ = tokio::task::spawn_blocking(move || scratch.clear()).await;
     clock.stage("clean");
     Ok(Demonstrated { queries, gallery, measured, settings, seconds: clock.finish(), report })
 }
