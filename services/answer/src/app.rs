@@ -32,8 +32,16 @@ impl App {
         if !config.model.is_dir() {
             return Err(Failure::BadInput(format!("model folder {} is not there", config.model.display())));
         }
+        if let Some(adapter) = config.adapter.as_ref().filter(|adapter| !adapter.is_dir()) {
+            return Err(Failure::BadInput(format!("adapter folder {} is not there", adapter.display())));
+        }
         let device = config.place.open().map_err(|error| Failure::BadInput(error.to_string()))?;
-        let options = LoadOptions { name: config.name.clone(), dtype: config.precision.dtype(), device };
+        let options = LoadOptions {
+            name: config.name.clone(),
+            adapter: config.adapter.clone(),
+            dtype: config.precision.dtype(),
+            device,
+        };
         let folder = config.model.clone();
         Self::start(config, move || {
             let answerer = QwenAnswerer::load(&folder, options)

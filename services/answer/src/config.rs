@@ -49,6 +49,9 @@ pub struct AnswerArgs {
     /// Folder of the Qwen2-VL model
     #[arg(long, env = "THICKET_ANSWER_MODEL", value_name = "DIR")]
     pub answer_model: PathBuf,
+    /// Folder of a LoRA adapter as PEFT saves it, merged into the model at start
+    #[arg(long, env = "THICKET_ADAPTER", value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// Name the model is served under; its folder's unless given
     #[arg(long, env = "THICKET_ANSWER_NAME", value_name = "NAME")]
     pub answer_name: Option<String>,
@@ -80,6 +83,7 @@ impl Args {
             role: self.role.config(Role::Answer),
             name: answer.answer_name.clone().unwrap_or_else(|| folder_name(&answer.answer_model)),
             model: answer.answer_model.clone(),
+            adapter: answer.adapter.clone(),
             prompts: answer.prompts.clone(),
             precision: self.compute.dtype,
             place: self.compute.device,
@@ -101,6 +105,8 @@ pub struct Config {
     pub role: RoleConfig,
     /// Folder of the model.
     pub model: PathBuf,
+    /// Folder of a LoRA adapter to merge into it.
+    pub adapter: Option<PathBuf>,
     /// Name the model is served under.
     pub name: String,
     /// Prompt file; `None` takes [`PROMPTS_FILE`] of the model folder, or the built-in wording where there is none.
@@ -133,6 +139,7 @@ impl Config {
             role: RoleConfig::in_process(),
             name: folder_name(&model),
             model,
+            adapter: None,
             prompts: None,
             precision: Precision::F32,
             place: Place::Cpu,

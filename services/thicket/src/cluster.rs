@@ -148,6 +148,7 @@ impl Backends {
         embedding.role = role.clone();
         (embedding.precision, embedding.place) = (compute.dtype, compute.device);
         let mut answer = thicket_answer::Config::in_process(models.answer);
+        answer.adapter = models.adapter;
         answer.role = role.clone();
         (answer.precision, answer.place) = (compute.dtype, compute.device);
         let mut store = thicket_gallery::Config::in_process(data.join("gallery"));

@@ -26,6 +26,9 @@ pub(crate) struct ModelArgs {
     /// Folder of the answer model [default: the sample's]
     #[arg(long, env = "THICKET_ANSWER_MODEL", value_name = "DIR")]
     answer_model: Option<PathBuf>,
+    /// LoRA adapter of the answer model, as PEFT saves it
+    #[arg(long, env = "THICKET_ADAPTER", value_name = "DIR")]
+    adapter: Option<PathBuf>,
 }
 
 /// The models of a cluster.
@@ -33,6 +36,7 @@ pub(crate) struct ModelArgs {
 pub(crate) struct Models {
     pub(crate) embedding: PathBuf,
     pub(crate) answer: PathBuf,
+    pub(crate) adapter: Option<PathBuf>,
 }
 
 impl ModelArgs {
@@ -60,6 +64,7 @@ impl ModelArgs {
         Ok(Models {
             embedding: folder("embedding-model", &self.embedding_model, EMBEDDING)?,
             answer: folder("answer-model", &self.answer_model, ANSWER)?,
+            adapter: self.adapter.clone(),
         })
     }
 }
@@ -95,7 +100,7 @@ mod tests {
     use super::*;
 
     fn args(models: Option<PathBuf>) -> ModelArgs {
-        ModelArgs { models, embedding_model: None, answer_model: None }
+        ModelArgs { models, embedding_model: None, answer_model: None, adapter: None }
     }
 
     #[test]
@@ -124,7 +129,8 @@ mod tests {
     #[test]
     fn settings_are_read_from_the_answer_models_folder_and_checked() {
         let root = tempfile::tempdir().unwrap();
-        let models = Models { embedding: root.path().to_owned(), answer: root.path().to_owned() };
+        let models =
+            Models { embedding: root.path().to_owned(), answer: root.path().to_owned(), adapter: None };
         assert_eq!(models.settings().unwrap(), None);
         let write = |text: &str| std::fs::write(root.path().join(SETTINGS_FILE), text).unwrap();
         write(r#"{"xi": 0.4, "lambda": 0.7, "yes_threshold": 0.6, "rounds": 5}"#);

@@ -45,6 +45,14 @@ impl Checkpoint {
         Self::from_source(source::open_safetensors(dir)?)
     }
 
+    /// Opens one safetensors file. It is memory-mapped.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] where the file cannot be read or is damaged.
+    pub fn open_file(path: &Path) -> std::result::Result<Self, CheckpointError> {
+        Self::from_source(source::open_file(path)?)
+    }
+
     /// Opens the state dict of a `torch.save` archive.
     ///
     /// `top_key` names the entry of the archive's top-level dict that is the state dict (`model` for RDE and IRRA run
@@ -209,6 +217,20 @@ mod tests {
         let builder = checkpoint.var_builder(DType::F32, &Device::Cpu);
         let error = builder.pp("a").get((3, 2), "weight").unwrap_err().to_string();
         assert!(error.contains("a.weight has shape [2, 3], the model expects [3, 2]"), "{error}");
+    }
+
+    #[test]
+    fn one_file_of_any_name_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "adapter.safetensors", &[("a", ones(&[2]))]);
+        let checkpoint = Checkpoint::open_file(&dir.path().join("adapter.safetensors")).unwrap();
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_unreadable() {
+        let error = Checkpoint::open_file(Path::new("/nowhere.safetensors")).unwrap_err();
+        assert!(matches!(&error, CheckpointError::Unreadable { .. }), "{error}");
     }
 
     #[test]

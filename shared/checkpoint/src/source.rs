@@ -69,13 +69,15 @@ pub(crate) fn open_safetensors(dir: &Path) -> std::result::Result<Opened, Checkp
     Ok((source, shapes, digest(&files)?))
 }
 
+pub(crate) fn open_file(path: &Path) -> std::result::Result<Opened, CheckpointError> {
+    require_file(path)?;
+    let files = [path.to_path_buf()];
+    let (source, shapes) = map_files(&files)?;
+    Ok((source, shapes, digest(&files)?))
+}
+
 pub(crate) fn open_pth(path: &Path, top_key: Option<&str>) -> std::result::Result<Opened, CheckpointError> {
-    if !path.is_file() {
-        return Err(CheckpointError::Unreadable {
-            path: path.to_path_buf(),
-            reason: "no such file".to_string(),
-        });
-    }
+    require_file(path)?;
     let archive = PthTensors::new(path, top_key)
         .map_err(|cause| CheckpointError::Damaged { path: path.to_path_buf(), reason: one_line(&cause) })?;
     let shapes: BTreeMap<_, _> = archive
@@ -91,6 +93,13 @@ pub(crate) fn open_pth(path: &Path, top_key: Option<&str>) -> std::result::Resul
         return Err(CheckpointError::Damaged { path: path.to_path_buf(), reason });
     }
     Ok((Source::Pickle(archive), shapes, digest(&[path.to_path_buf()])?))
+}
+
+fn require_file(path: &Path) -> std::result::Result<(), CheckpointError> {
+    if path.is_file() {
+        return Ok(());
+    }
+    Err(CheckpointError::Unreadable { path: path.to_path_buf(), reason: "no such file".to_string() })
 }
 
 fn read_index(path: &Path) -> std::result::Result<ShardIndex, CheckpointError> {

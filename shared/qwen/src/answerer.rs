@@ -1,4 +1,8 @@
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -26,6 +30,8 @@ const NO_WORDS: [&str; 6] = ["No", "no", "NO", " No", " no", " NO"];
 pub struct LoadOptions {
     /// The name the model is served under.
     pub name: String,
+    /// A LoRA adapter in the form PEFT saves it, merged into the weights as they are read.
+    pub adapter: Option<PathBuf>,
     /// What weights are converted to and computed in.
     pub dtype: DType,
     /// Where the model runs.
@@ -69,7 +75,8 @@ impl QwenAnswerer {
             .map_err(config_error)?
             .or(config.eos_token_id.clone())
             .map_or_else(|| vec![encoder.end_of_turn()], |ids| ids.to_vec());
-        let (model, weights) = QwenModel::load(dir, options.dtype, &options.device)?;
+        let (model, weights) =
+            QwenModel::load(dir, options.adapter.as_deref(), options.dtype, &options.device)?;
         let fingerprint = fingerprint(dir, &weights, options.dtype);
         let info =
             AnswererInfo { name: options.name, fingerprint, context_length: config.max_position_embeddings };

@@ -1,6 +1,7 @@
 //! Qwen2-VL: a vision tower, a patch merger and a language model with multimodal rotary positions, read from folders
 //! in the published format. The same layers serve training and inference.
 
+mod adapter;
 mod answerer;
 mod cache;
 mod config;
@@ -14,6 +15,7 @@ mod prompt;
 mod rotary;
 mod vision;
 
+pub use adapter::AdapterError;
 pub use answerer::{LoadOptions, QwenAnswerer};
 pub use cache::KvCache;
 pub use config::{Config, ConfigError, RopeScaling, TokenIds, VisionConfig};

@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use thicket_checkpoint::{Checkpoint, CheckpointError};
 
 use crate::{
+    adapter::{Adapter, AdapterError},
     config::{Config, ConfigError},
     language::LanguageModel,
     prompt::PromptError,
@@ -25,6 +26,14 @@ pub enum LoadError {
     /// The weight files.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The adapter.
+    #[error("{}: {source}", dir.display())]
+    Adapter {
+        /// The adapter's folder.
+        dir: PathBuf,
+        /// What is wrong.
+        source: AdapterError,
+    },
     /// A tensor that is missing, has another shape or holds a value that is not finite.
     #[error("{}: {reason}", dir.display())]
     Weights {
@@ -69,25 +78,46 @@ impl QwenModel {
         })
     }
 
-    /// Loads `config.json` and the weights of a folder. Returns the model and the digest of the weights.
+    /// Loads `config.json` and the weights of a folder, with the LoRA adapter of another folder merged in where one is
+    /// given. Returns the model and the digest of the weights.
     ///
     /// Both spellings of tensor names in use are read. Every tensor must be there, and every tensor that is there must
     /// be used, except an `lm_head.weight` beside a tied head.
     ///
     /// # Errors
     /// [`LoadError`], in one line that names the file, the field or the tensor.
-    pub fn load(dir: &Path, dtype: DType, device: &Device) -> std::result::Result<(Self, String), LoadError> {
+    pub fn load(
+        dir: &Path,
+        adapter: Option<&Path>,
+        dtype: DType,
+        device: &Device,
+    ) -> std::result::Result<(Self, String), LoadError> {
         let config = Config::from_file(&dir.join("config.json"))
             .map_err(|source| LoadError::Config { dir: dir.to_path_buf(), source })?;
         let mut checkpoint = Checkpoint::open(dir)?;
         checkpoint.rename(published_name)?;
-        let model = Self::new(&config, &checkpoint.var_builder(dtype, device)).map_err(|cause| {
+        let weights_error = |cause: candle_core::Error| {
             let reason = cause.to_string().lines().next().unwrap_or_default().to_string();
             LoadError::Weights { dir: dir.to_path_buf(), reason }
-        })?;
+        };
+        let base = checkpoint.var_builder(dtype, device);
+        let mut fingerprint = checkpoint.fingerprint();
+        let model = match adapter {
+            None => Self::new(&config, &base).map_err(weights_error)?,
+            Some(folder) => {
+                let adapter_error =
+                    |source: AdapterError| LoadError::Adapter { dir: folder.to_path_buf(), source };
+                let adapter = Adapter::open(folder).map_err(adapter_error)?;
+                fingerprint.push_str(adapter.fingerprint());
+                let merging = adapter.merge_into(base);
+                let model = Self::new(&config, &merging.var_builder()).map_err(weights_error)?;
+                merging.finish().map_err(adapter_error)?;
+                model
+            }
+        };
         let tied = config.tie_word_embeddings == Some(true);
         checkpoint.finish(|name| tied && name == "lm_head.weight")?;
-        Ok((model, checkpoint.fingerprint()))
+        Ok((model, fingerprint))
     }
 
     /// What the model was built from.
@@ -136,7 +166,7 @@ impl QwenModel {
 }
 
 /// Newer tools save `model.visual.*` and `model.language_model.*`.
-fn published_name(name: &str) -> String {
+pub(crate) fn published_name(name: &str) -> String {
     if let Some(rest) = name.strip_prefix("model.language_model.") {
         format!("model.{rest}")
     } else if let Some(rest) = name.strip_prefix("model.visual.") {

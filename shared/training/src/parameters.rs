@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
+    os::unix::fs::PermissionsExt,
     path::Path,
     sync::Arc,
 };
@@ -13,6 +14,9 @@ use candle_nn::{
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use thicket_checkpoint::Checkpoint;
+
+use crate::TrainingError;
 
 /// The trainable tensors of one model, f32 on the CPU, in name order.
 ///
@@ -50,6 +54,21 @@ impl Parameters {
         self.variables.lock().values().map(|variable| variable.elem_count()).sum()
     }
 
+    /// Takes the values of all tensors from a model folder, which must hold these tensors and no others.
+    ///
+    /// # Errors
+    /// A tensor that is missing, left over or of another shape.
+    pub(crate) fn restore(&self, folder: &Path) -> std::result::Result<(), TrainingError> {
+        let failed = |cause: String| TrainingError::model("going on from an earlier model", cause);
+        let checkpoint = Checkpoint::open(folder).map_err(|cause| failed(cause.to_string()))?;
+        let stored = checkpoint.var_builder(DType::F32, &Device::Cpu);
+        for (name, variable) in self.variables.lock().iter() {
+            let tensor = stored.get(variable.shape(), name).map_err(|cause| failed(cause.to_string()))?;
+            variable.set(&tensor)?;
+        }
+        checkpoint.finish(|_| false).map_err(|cause| failed(cause.to_string()))
+    }
+
     /// Writes all tensors to a safetensors file, through a temporary name.
     ///
     /// # Errors
@@ -63,6 +82,8 @@ impl Parameters {
             .collect();
         let partial = path.with_extension("partial");
         candle_core::safetensors::save(&tensors, &partial)?;
+        // The writer makes its file private; a model is no secret.
+        std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o644))?;
         std::fs::rename(&partial, path)?;
         Ok(())
     }
@@ -161,6 +182,38 @@ mod tests {
             parameters.get_unchecked("b", DType::F32, &Device::Cpu).unwrap().to_vec2::<f32>().unwrap()
         };
         assert_eq!(draw(&["a", "b"]), draw(&["b", "a"]));
+    }
+
+    fn drawn(seed: u64, names: &[&str]) -> Parameters {
+        let parameters = Parameters::new(seed);
+        for name in names {
+            let init = Init::Randn { mean: 0.0, stdev: 1.0 };
+            parameters.builder().get_with_hints((3, 5), name, init).unwrap();
+        }
+        parameters
+    }
+
+    fn values(parameters: &Parameters, name: &str) -> Vec<Vec<f32>> {
+        parameters.get_unchecked(name, DType::F32, &Device::Cpu).unwrap().to_vec2().unwrap()
+    }
+
+    #[test]
+    fn saved_values_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (drawn(1, &["a", "b"]), drawn(2, &["a", "b"]));
+        first.save(&folder.path().join("model.safetensors")).unwrap();
+        second.restore(folder.path()).unwrap();
+        assert_eq!(values(&second, "b"), values(&first, "b"));
+    }
+
+    #[test]
+    fn a_model_with_other_tensors_is_not_gone_on_from() {
+        let folder = tempfile::tempdir().unwrap();
+        drawn(1, &["a", "b"]).save(&folder.path().join("model.safetensors")).unwrap();
+        for (names, word) in [(&["a"][..], "belong to no part"), (&["a", "b", "c"][..], "c is missing")] {
+            let error = drawn(2, names).restore(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 """Makes the Qwen2-VL fixtures: two tiny random checkpoints and what the Python reference computes from them.
 
     python3 -m venv venv
-    venv/bin/pip install torch==2.15.0 torchvision==0.29.2 --index-url https://download.pytorch.org/whl/cpu
+    venv/bin/pip install torch==2.15.0 torchvision==0.29.2
     venv/bin/pip install transformers==4.57.6 tokenizers==0.22.2 safetensors==0.8.0 pillow==13.0.0 jinja2==3.1.6
     venv/bin/python make.py
 

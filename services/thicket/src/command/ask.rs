@@ -21,6 +21,9 @@ pub(crate) struct AskArgs {
     /// Checkpoint folder in the Hugging Face format
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    /// LoRA adapter as PEFT saves it, merged into the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Image the prompt is about
     #[arg(long, value_name = "F")]
     image: Option<PathBuf>,
@@ -56,6 +59,7 @@ pub(super) fn run(args: AskArgs) -> Result<(), Failure> {
     let image = args.image.as_deref().map(read_image).transpose()?.map(Arc::new);
     let options = LoadOptions {
         name: model_name(&args.model),
+        adapter: args.adapter,
         dtype: args.compute.dtype.dtype(),
         device: args.compute.device.open().map_err(Failure::bad_input)?,
     };

@@ -1,7 +1,6 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use thicket_clip::{ClipEmbedder, LoadOptions};
 use thicket_synth::{Benchmark, Sizes};
 use thicket_training::{
     AnswerOptions, EmbeddingOptions, Event, TrainingError, train_answer, train_embedding,
@@ -69,13 +68,16 @@ struct EmbeddingArgs {
 struct AnswerArgs {
     #[command(flatten)]
     common: Common,
-    /// Embedding model that finds the hard negatives and that the answer model will work with
+    /// Embedding model that finds the hard negatives and that the answer model will work with. Read after the lessons
     #[arg(long, value_name = "DIR")]
     embedding: PathBuf,
-    /// Steps of the vision tower alone
+    /// Earlier answer model of the sample to go on from, as after a run of fewer stages
+    #[arg(long, value_name = "DIR")]
+    start: Option<PathBuf>,
+    /// Steps of the vision tower alone; 0 leaves the stage out
     #[arg(long, value_name = "N", default_value_t = AnswerOptions::default().vision_steps)]
     vision_steps: usize,
-    /// Steps of answers, short captions and merges
+    /// Steps of answers, short captions and merges; 0 leaves the stage out
     #[arg(long, value_name = "N", default_value_t = AnswerOptions::default().lesson_steps)]
     lesson_steps: usize,
     /// Steps of whole captions
@@ -128,13 +130,12 @@ fn answer(args: &AnswerArgs) -> Result<(), Failure> {
         vision_steps: args.vision_steps,
         lesson_steps: args.lesson_steps,
         locate_steps: args.locate_steps,
+        start: args.start.clone(),
         ..AnswerOptions::default()
     };
-    let mut embedder = ClipEmbedder::load(&args.embedding, LoadOptions::reference("embedding"))
-        .map_err(|error| Failure::bad_input(format!("embedding: {}", console::with_causes(&error))))?;
     let benchmark = benchmark(&args.common)?;
     let card =
-        train_answer(&benchmark, &mut embedder, &options, &args.common.out, &mut tell).map_err(failure)?;
+        train_answer(&benchmark, &args.embedding, &options, &args.common.out, &mut tell).map_err(failure)?;
     let scores: Vec<String> =
         card.validation.iter().map(|(name, value)| format!("{name} {value:.2}")).collect();
     finish(&args.common, &card, &scores.join(", "))

@@ -10,7 +10,10 @@ mod validation;
 mod vision;
 mod vocabulary;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use candle_core::{IndexOp, Tensor};
 use image::RgbImage;
@@ -18,7 +21,7 @@ use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::Serialize;
-use thicket_engine::Embedder;
+use thicket_clip::{ClipEmbedder, LoadOptions as EmbedderOptions};
 use thicket_qwen::{
     Config, Processor, ProcessorConfig, PromptEncoder, QwenModel, RopeScaling, TokenIds, VisionConfig,
 };
@@ -69,6 +72,8 @@ pub struct AnswerOptions {
     pub captions_per_image: usize,
     /// Merges learnt in each step.
     pub merges: usize,
+    /// Folder of an earlier model of the same sizes and vocabulary to go on from; `None` draws a new one.
+    pub start: Option<PathBuf>,
 }
 
 impl Default for AnswerOptions {
@@ -85,6 +90,7 @@ impl Default for AnswerOptions {
             batch: 24,
             captions_per_image: 6,
             merges: 6,
+            start: None,
         }
     }
 }
@@ -106,18 +112,33 @@ pub struct AnswerCard {
 
 /// Trains an answer model on the sample and writes its folder.
 ///
-/// `embedder` finds the hard negatives and takes part in choosing the interaction's settings; it should be the model
-/// that the answer model will work with.
+/// The model in the folder `embedding` finds the hard negatives and takes part in choosing the interaction's settings:
+/// it should be the one that the answer model will work with. It is loaded after the lessons, so that the two models
+/// can be trained side by side, as long as this one is finished by then.
 ///
 /// # Errors
 /// [`TrainingError`]; what was saved on the way stays.
 pub fn train_answer(
     benchmark: &Benchmark,
-    embedder: &mut dyn Embedder,
+    embedding: &Path,
     options: &AnswerOptions,
     out: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<AnswerCard, TrainingError> {
+    if !embedding.is_dir() {
+        return Err(TrainingError::Option {
+            field: "embedding",
+            actual: format!("`{}`", embedding.display()),
+            allowed: "folders of an embedding model",
+        });
+    }
+    if let Some(start) = options.start.as_deref().filter(|start| !start.is_dir()) {
+        return Err(TrainingError::Option {
+            field: "start",
+            actual: format!("`{}`", start.display()),
+            allowed: "folders of an answer model",
+        });
+    }
     fs::create_dir_all(out).map_err(TrainingError::write(out))?;
     let mut journal = Journal::new(watch);
     let train = Sample::paint(benchmark, Split::Train);
@@ -127,8 +148,17 @@ pub fn train_answer(
     let prompts =
         PromptSet::parse(PROMPTS).map_err(|cause| TrainingError::model("reading the prompts", cause))?;
     let parameters = Parameters::new(options.seed);
+    // Read before `prepare` writes: both may be one folder.
+    let spoken_before = options.start.as_deref().map(read_vocabulary).transpose()?;
     let (config, processor, encoder) = prepare(&train, out)?;
+    if spoken_before.is_some_and(|before| read_vocabulary(out).ok() != Some(before)) {
+        let reason = "its vocabulary is another: it was trained on another sample";
+        return Err(TrainingError::model("going on from an earlier model", reason));
+    }
     let model = QwenModel::new(&config, &parameters.builder())?;
+    if let Some(start) = &options.start {
+        parameters.restore(start)?;
+    }
     let grid = processor
         .token_grid(WIDTH, HEIGHT)
         .map_err(|cause| TrainingError::model("cutting an image into patches", cause))?;
@@ -148,10 +178,12 @@ pub fn train_answer(
     save()?;
     school.first_lessons(&parameters, &mut journal)?;
     save()?;
-    let pairs = Pairs::new(&mine(embedder, &train, NEGATIVES)?);
+    let mut embedder = ClipEmbedder::load(embedding, EmbedderOptions::reference("embedding"))
+        .map_err(|cause| TrainingError::model("loading the embedding model", cause))?;
+    let pairs = Pairs::new(&mine(&mut embedder, &train, NEGATIVES)?);
     school.whole_captions(&parameters, &pairs, &save, &mut journal)?;
     save()?;
-    let scores = validation::choose_settings(out, embedder, &validation, &mut journal)?;
+    let scores = validation::choose_settings(out, &mut embedder, &validation, &mut journal)?;
     Ok(AnswerCard {
         options: options.clone(),
         parameters: parameters.count(),
@@ -159,6 +191,12 @@ pub fn train_answer(
         validation: scores,
         curve: journal.events,
     })
+}
+
+fn read_vocabulary(folder: &Path) -> Result<Vec<u8>, TrainingError> {
+    let path = folder.join(vocabulary::FILE);
+    fs::read(&path)
+        .map_err(|cause| TrainingError::model("reading a vocabulary", format!("{}: {cause}", path.display())))
 }
 
 /// Writes everything of the model's folder but the weights, and opens it as a server will.
@@ -183,7 +221,7 @@ fn prepare(train: &Sample, out: &Path) -> Result<(Config, Processor, PromptEncod
         let path = out.join(name);
         fs::write(&path, content).map_err(TrainingError::write(&path))?;
     }
-    vocabulary::save(&tokenizer, &out.join("tokenizer.json"))?;
+    vocabulary::save(&tokenizer, &out.join(vocabulary::FILE))?;
     let failed = |cause| TrainingError::model("reading the new configuration", cause);
     let processor = Processor::new(&processing, &config.vision_config).map_err(failed)?;
     let encoder = PromptEncoder::new(tokenizer, &config)
@@ -270,6 +308,9 @@ impl School<'_> {
         const STAGE: &str = "lessons";
         let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed ^ 2);
         let steps = self.options.lesson_steps;
+        if steps == 0 {
+            return Ok(());
+        }
         let schedule = Schedule { peak: self.options.lesson_rate, warmup: 50.min(steps), steps };
         let variables = parameters.select(|name| !name.starts_with("visual."));
         let mut optimiser = Optimiser::new(variables, schedule, 0.01, 1.0)?;

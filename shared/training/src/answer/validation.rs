@@ -103,7 +103,12 @@ pub(crate) fn choose_settings(
     journal: &mut Journal<'_, '_>,
 ) -> Result<Vec<(String, f64)>, TrainingError> {
     const STAGE: &str = "settings";
-    let options = LoadOptions { name: "sample-answer".to_string(), dtype: DType::F32, device: Device::Cpu };
+    let options = LoadOptions {
+        name: "sample-answer".to_string(),
+        adapter: None,
+        dtype: DType::F32,
+        device: Device::Cpu,
+    };
     let mut answerer = QwenAnswerer::load(out, options)
         .map_err(|cause| TrainingError::model("loading the new answer model", cause))?;
     let prompts = fs::read_to_string(out.join("prompts.toml")).map_err(TrainingError::write(out))?;

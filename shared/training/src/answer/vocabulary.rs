@@ -19,6 +19,9 @@ use tokenizers::{
 
 use crate::TrainingError;
 
+/// Where a model folder keeps its vocabulary.
+pub(super) const FILE: &str = "tokenizer.json";
+
 /// How Qwen2 cuts a text before BPE.
 const SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 

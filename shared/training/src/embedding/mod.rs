@@ -17,7 +17,7 @@ use thicket_clip::{
     ClipEmbedder, ClipTokenizer, Config, LoadOptions, RunOptions, TseConfig, TwoTower, VOCABULARY_FILE,
 };
 use thicket_evaluation::{Metrics, QueryResult};
-use thicket_kernels::Linear;
+use thicket_kernels::{Linear, linear};
 use thicket_synth::{Appearance, Benchmark, Caption, SLOT_COUNT, Split, describe, merge};
 
 use crate::{
@@ -62,11 +62,11 @@ impl Default for EmbeddingOptions {
     fn default() -> Self {
         Self {
             seed: 1,
-            attribute_steps: 700,
+            attribute_steps: 450,
             attribute_rate: 1.5e-3,
-            contrast_steps: 1_500,
+            contrast_steps: 800,
             contrast_rate: 1e-3,
-            batch: 144,
+            batch: 128,
         }
     }
 }
@@ -303,8 +303,8 @@ impl Course<'_> {
             let text = Embedded::new(&text.bge, text.tse.as_ref())?;
 
             let same = same_person(&people)?;
-            let global = text.bge.matmul(&image.bge.t()?)?;
-            let local = text.tse.matmul(&image.tse.t()?)?;
+            let global = linear(&text.bge, &image.bge, None)?;
+            let local = linear(&text.tse, &image.tse, None)?;
             rank1.add(batch_rank1(&((&global + &local)? * 0.5)?, &same)?);
             let mut loss = (triplet_alignment(&global, &same)? + triplet_alignment(&local, &same)?)?;
             loss = (loss + softmax_contrast(&global, &same, CONTRAST_SCALE)?)?;

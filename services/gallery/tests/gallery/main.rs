@@ -1,0 +1,9 @@
+//! The gallery over gRPC.
+
+mod access;
+mod common;
+mod durability;
+mod full_disk;
+mod images;
+mod ranking;
+mod refusals;

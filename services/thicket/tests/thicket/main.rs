@@ -1,0 +1,13 @@
+//! The command, as a shell runs it.
+
+mod ask;
+mod cluster;
+mod demo;
+mod embed;
+mod eval;
+mod rerank;
+mod schedule;
+mod support;
+mod synth;
+mod train;
+mod usage;

@@ -1,0 +1,4 @@
+//! Images as they are decoded and resized.
+
+mod hostile;
+mod pillow;

@@ -1,0 +1,5 @@
+//! The index against a plain reference, and what it refuses.
+
+mod exactness;
+mod refusals;
+mod snapshots;

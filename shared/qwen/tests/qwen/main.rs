@@ -1,0 +1,8 @@
+//! Qwen2-VL against its reference, and what it refuses.
+
+mod adapter;
+mod bad_input;
+mod batching;
+mod common;
+mod reference;
+mod training;

@@ -1,0 +1,9 @@
+//! What every role shares, over real sockets.
+
+mod access;
+mod admission;
+mod deadline;
+mod drain;
+mod health;
+mod process;
+mod support;

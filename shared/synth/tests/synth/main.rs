@@ -1,0 +1,4 @@
+//! The built-in sample.
+
+mod benchmark;
+mod texts;
