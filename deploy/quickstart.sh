@@ -64,7 +64,7 @@ fetch_crates
 
 say "building Thicket in release mode (the first time takes 10 to 20 minutes on 2 cores)"
 build_start=$SECONDS
-if ! cargo build --release --locked --offline -p thicket >&2; then
+if ! cargo build --release --locked --offline --workspace --bins >&2; then
     ! is_disk_full "$root" || die 1 "the disk is full: free some space and run this again"
     die 1 "the build failed: the reason is above"
 fi
