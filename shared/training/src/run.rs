@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use serde::Serialize;
 
@@ -20,6 +20,18 @@ pub struct Event {
     pub figures: Vec<(&'static str, f32)>,
     /// Seconds since the run began.
     pub seconds: f64,
+}
+
+/// Refuses an earlier model that is not there, before a run takes its time.
+pub(crate) fn require_start(start: Option<&Path>) -> Result<(), TrainingError> {
+    match start {
+        Some(folder) if !folder.is_dir() => Err(TrainingError::Option {
+            field: "start",
+            actual: format!("`{}`", folder.display()),
+            allowed: "folders of an earlier model",
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The memory of a run: when it began and what it measured.

@@ -42,6 +42,9 @@ struct Common {
     /// Seed of the starting weights and of everything drawn on the way
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Folder of an earlier model of this kind to go on from, as after a run of fewer stages
+    #[arg(long, value_name = "DIR")]
+    start: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -52,7 +55,7 @@ struct Common {
 struct EmbeddingArgs {
     #[command(flatten)]
     common: Common,
-    /// Steps of the image tower alone
+    /// Steps of the image tower alone; 0 leaves the stage out
     #[arg(long, value_name = "N", default_value_t = EmbeddingOptions::default().attribute_steps)]
     attribute_steps: usize,
     /// Steps of both towers
@@ -71,9 +74,6 @@ struct AnswerArgs {
     /// Embedding model that finds the hard negatives and that the answer model will work with. Read after the lessons
     #[arg(long, value_name = "DIR")]
     embedding: PathBuf,
-    /// Earlier answer model of the sample to go on from, as after a run of fewer stages
-    #[arg(long, value_name = "DIR")]
-    start: Option<PathBuf>,
     /// Steps of the vision tower alone; 0 leaves the stage out
     #[arg(long, value_name = "N", default_value_t = AnswerOptions::default().vision_steps)]
     vision_steps: usize,
@@ -113,6 +113,7 @@ fn embedding(args: &EmbeddingArgs) -> Result<(), Failure> {
         attribute_steps: args.attribute_steps,
         contrast_steps: args.contrast_steps,
         batch: args.batch,
+        start: args.common.start.clone(),
         ..EmbeddingOptions::default()
     };
     let benchmark = benchmark(&args.common)?;
@@ -130,7 +131,7 @@ fn answer(args: &AnswerArgs) -> Result<(), Failure> {
         vision_steps: args.vision_steps,
         lesson_steps: args.lesson_steps,
         locate_steps: args.locate_steps,
-        start: args.start.clone(),
+        start: args.common.start.clone(),
         ..AnswerOptions::default()
     };
     let benchmark = benchmark(&args.common)?;

@@ -33,7 +33,7 @@ use crate::{
     mining::mine,
     optimiser::{Optimiser, Schedule},
     parameters::Parameters,
-    run::{Event, Journal, Mean, Watch},
+    run::{Event, Journal, Mean, Watch, require_start},
     sample::Sample,
 };
 use rows::{Batch, Row};
@@ -72,7 +72,7 @@ pub struct AnswerOptions {
     pub captions_per_image: usize,
     /// Merges learnt in each step.
     pub merges: usize,
-    /// Folder of an earlier model of the same sizes and vocabulary to go on from; `None` draws a new one.
+    /// Folder of an earlier model of the same sizes to go on from, with its vocabulary; `None` draws a new one.
     pub start: Option<PathBuf>,
 }
 
@@ -132,13 +132,7 @@ pub fn train_answer(
             allowed: "folders of an embedding model",
         });
     }
-    if let Some(start) = options.start.as_deref().filter(|start| !start.is_dir()) {
-        return Err(TrainingError::Option {
-            field: "start",
-            actual: format!("`{}`", start.display()),
-            allowed: "folders of an answer model",
-        });
-    }
+    require_start(options.start.as_deref())?;
     fs::create_dir_all(out).map_err(TrainingError::write(out))?;
     let mut journal = Journal::new(watch);
     let train = Sample::paint(benchmark, Split::Train);
@@ -148,13 +142,7 @@ pub fn train_answer(
     let prompts =
         PromptSet::parse(PROMPTS).map_err(|cause| TrainingError::model("reading the prompts", cause))?;
     let parameters = Parameters::new(options.seed);
-    // Read before `prepare` writes: both may be one folder.
-    let spoken_before = options.start.as_deref().map(read_vocabulary).transpose()?;
-    let (config, processor, encoder) = prepare(&train, out)?;
-    if spoken_before.is_some_and(|before| read_vocabulary(out).ok() != Some(before)) {
-        let reason = "its vocabulary is another: it was trained on another sample";
-        return Err(TrainingError::model("going on from an earlier model", reason));
-    }
+    let (config, processor, encoder) = prepare(&train, options.start.as_deref(), out)?;
     let model = QwenModel::new(&config, &parameters.builder())?;
     if let Some(start) = &options.start {
         parameters.restore(start)?;
@@ -193,15 +181,16 @@ pub fn train_answer(
     })
 }
 
-fn read_vocabulary(folder: &Path) -> Result<Vec<u8>, TrainingError> {
-    let path = folder.join(vocabulary::FILE);
-    fs::read(&path)
-        .map_err(|cause| TrainingError::model("reading a vocabulary", format!("{}: {cause}", path.display())))
-}
-
 /// Writes everything of the model's folder but the weights, and opens it as a server will.
-fn prepare(train: &Sample, out: &Path) -> Result<(Config, Processor, PromptEncoder), TrainingError> {
-    let tokenizer = vocabulary::learn(&corpus(train), VOCABULARY)?;
+fn prepare(
+    train: &Sample,
+    start: Option<&Path>,
+    out: &Path,
+) -> Result<(Config, Processor, PromptEncoder), TrainingError> {
+    let tokenizer = match start {
+        Some(folder) => vocabulary::of(folder)?,
+        None => vocabulary::learn(&corpus(train), VOCABULARY)?,
+    };
     let config = config(&tokenizer)?;
     let processing = ProcessorConfig {
         min_pixels: Some(u64::from(WIDTH * HEIGHT)),

@@ -60,6 +60,13 @@ pub(crate) fn learn(texts: &[String], size: usize) -> Result<Tokenizer, Training
     Ok(tokenizer)
 }
 
+/// The vocabulary of an earlier model, to go on with.
+pub(crate) fn of(folder: &Path) -> Result<Tokenizer, TrainingError> {
+    let path = folder.join(FILE);
+    Tokenizer::from_file(&path)
+        .map_err(|cause| TrainingError::model("reading a vocabulary", format!("{}: {cause}", path.display())))
+}
+
 /// The id of a mark.
 pub(crate) fn mark(tokenizer: &Tokenizer, mark: &'static str) -> Result<u32, TrainingError> {
     tokenizer

@@ -7,7 +7,10 @@ mod loss;
 mod pictures;
 mod vocabulary;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use candle_core::{Device, Module, Result as TensorResult, Tensor};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
@@ -26,7 +29,7 @@ use crate::{
     mining,
     optimiser::{Optimiser, Schedule},
     parameters::Parameters,
-    run::{Event, Journal, Mean, Watch},
+    run::{Event, Journal, Mean, Watch, require_start},
     sample::Sample,
 };
 use loss::{batch_rank1, normalised, same_person, softmax_contrast, triplet_alignment};
@@ -56,6 +59,8 @@ pub struct EmbeddingOptions {
     pub contrast_rate: f64,
     /// People in a batch; two thirds of them in whole families.
     pub batch: usize,
+    /// Folder of an earlier model of the same sizes to go on from, with its vocabulary; `None` draws a new one.
+    pub start: Option<PathBuf>,
 }
 
 impl Default for EmbeddingOptions {
@@ -67,6 +72,7 @@ impl Default for EmbeddingOptions {
             contrast_steps: 800,
             contrast_rate: 1e-3,
             batch: 128,
+            start: None,
         }
     }
 }
@@ -103,15 +109,19 @@ pub fn train_embedding(
             allowed: "8 or more",
         });
     }
+    require_start(options.start.as_deref())?;
     fs::create_dir_all(out).map_err(TrainingError::write(out))?;
     let mut journal = Journal::new(watch);
     let train = Sample::paint(benchmark, Split::Train);
     let validation = Sample::paint(benchmark, Split::Val);
     journal.record("sample", (1, 1), &[("images", (train.len() + validation.len()) as f32)])?;
 
-    let (config, tokenizer) = prepare(&train, out)?;
+    let (config, tokenizer) = prepare(&train, options.start.as_deref(), out)?;
     let parameters = Parameters::new(options.seed);
     let model = TwoTower::new(&config, parameters.builder())?;
+    if let Some(start) = &options.start {
+        parameters.restore(start)?;
+    }
     let pictures = Pictures::new(&train, config.image_size);
     let course = Course { options, train: &train, model: &model, tokenizer: &tokenizer, pictures: &pictures };
     let heads = Heads::new(&config, &Parameters::new(options.seed ^ 1))?;
@@ -132,12 +142,19 @@ pub fn train_embedding(
 }
 
 /// Writes everything of the model's folder but the weights.
-fn prepare(train: &Sample, out: &Path) -> Result<(Config, ClipTokenizer), TrainingError> {
+fn prepare(
+    train: &Sample,
+    start: Option<&Path>,
+    out: &Path,
+) -> Result<(Config, ClipTokenizer), TrainingError> {
     let texts = train.views.iter().flat_map(|view| {
         let (_, caption) = &view.captions[0];
         [caption.text.clone(), describe(&view.appearance).text]
     });
-    let vocabulary = vocabulary::learn(texts, MERGES)?;
+    let vocabulary = match start {
+        Some(folder) => vocabulary::of(folder)?,
+        None => vocabulary::learn(texts, MERGES)?,
+    };
     let path = out.join(VOCABULARY_FILE);
     fs::write(&path, &vocabulary.file).map_err(TrainingError::write(&path))?;
     let config = Config {

@@ -1,8 +1,8 @@
 //! A small CLIP vocabulary: the merge list of a byte-pair encoding, learnt from the sample's texts.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
-use thicket_clip::ClipTokenizer;
+use thicket_clip::{ClipTokenizer, VOCABULARY_FILE};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 
 use crate::TrainingError;
@@ -17,6 +17,16 @@ pub(crate) struct Vocabulary {
     pub(crate) file: String,
     /// Entries, marks included.
     pub(crate) size: usize,
+}
+
+/// The vocabulary of an earlier model, to go on with.
+pub(crate) fn of(folder: &Path) -> Result<Vocabulary, TrainingError> {
+    let path = folder.join(VOCABULARY_FILE);
+    let file = fs::read_to_string(&path).map_err(|cause| {
+        TrainingError::model("reading a vocabulary", format!("{}: {cause}", path.display()))
+    })?;
+    let size = BASE + file.lines().skip(1).filter(|line| !line.is_empty()).count();
+    Ok(Vocabulary { file, size })
 }
 
 /// Learns the merges that make one symbol of every word that occurs twice, at most `merges` of them.
