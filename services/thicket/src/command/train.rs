@@ -80,7 +80,7 @@ struct AnswerArgs {
     /// Steps of answers, short captions and merges; 0 leaves the stage out
     #[arg(long, value_name = "N", default_value_t = AnswerOptions::default().lesson_steps)]
     lesson_steps: usize,
-    /// Steps of whole captions
+    /// Steps of whole captions; 0 leaves the stage out and only chooses the interaction's settings anew
     #[arg(long, value_name = "N", default_value_t = AnswerOptions::default().locate_steps)]
     locate_steps: usize,
 }

@@ -168,9 +168,11 @@ pub fn train_answer(
     save()?;
     let mut embedder = ClipEmbedder::load(embedding, EmbedderOptions::reference("embedding"))
         .map_err(|cause| TrainingError::model("loading the embedding model", cause))?;
-    let pairs = Pairs::new(&mine(&mut embedder, &train, NEGATIVES)?);
-    school.whole_captions(&parameters, &pairs, &save, &mut journal)?;
-    save()?;
+    if options.locate_steps > 0 {
+        let pairs = Pairs::new(&mine(&mut embedder, &train, NEGATIVES)?);
+        school.whole_captions(&parameters, &pairs, &save, &mut journal)?;
+        save()?;
+    }
     let scores = validation::choose_settings(out, &mut embedder, &validation, &mut journal)?;
     Ok(AnswerCard {
         options: options.clone(),
@@ -417,13 +419,10 @@ impl School<'_> {
         if step % REPORT_EVERY != 0 && step != steps {
             return journal.record(stage, (step, steps), &[]);
         }
-        let auc = validation::look_alike_auc(
-            self.model,
-            self.processor,
-            self.writer,
-            self.validation,
-            self.image_token,
-        )?;
-        journal.record(stage, (step, steps), &[("loss", mean.take()), ("auc", auc)])
+        let judged =
+            validation::judge(self.model, self.processor, self.writer, self.validation, self.image_token)?;
+        let figures =
+            [("loss", mean.take()), ("captions_auc", judged.captions), ("phrases_auc", judged.phrases)];
+        journal.record(stage, (step, steps), &figures)
     }
 }

@@ -77,7 +77,7 @@ impl<'a> Writer<'a> {
     }
 
     /// A judgement as a server asks for it: one target, after the whole question.
-    pub(crate) fn judgement(&self, caption: &Caption) -> Result<Section, TrainingError> {
+    fn judgement(&self, caption: &Caption) -> Result<Section, TrainingError> {
         let prompt = self
             .prompts
             .locate(&caption.text)

@@ -28,28 +28,39 @@ const BATCH: usize = 64;
 const LAMBDAS: [f32; 6] = [0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 const LONGEST_ANSWER: usize = 256;
 
-/// Probability that the model finds a caption more fitting for its own image than for that of a look-alike, over a
-/// part of the split: 0.5 is chance.
-pub(crate) fn look_alike_auc(
+/// How well a model judges captions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Judgement {
+    /// Probability that it finds a caption more fitting for its own person than for a look-alike; 0.5 is chance.
+    pub(crate) captions: f32,
+    /// The same of single phrases that fit the image and that do not.
+    pub(crate) phrases: f32,
+}
+
+/// Lets the model judge captions of the person and of a look-alike over a part of the split.
+pub(crate) fn judge(
     model: &QwenModel,
     processor: &Processor,
     writer: &Writer<'_>,
     sample: &Sample,
     image_token: u32,
-) -> Result<f32, TrainingError> {
+) -> Result<Judgement, TrainingError> {
     const IMAGES: usize = 128;
     let mut rng = StdRng::seed_from_u64(11);
     let stride = (sample.len() / IMAGES).max(1);
     let views: Vec<usize> = (0..sample.len()).step_by(stride).take(IMAGES).collect();
+    let (yes, no) = writer.words();
     let (mut own, mut other) = (Vec::new(), Vec::new());
+    let (mut fitting, mut wrong) = (Vec::new(), Vec::new());
     for views in views.chunks(32) {
         let mut rows = Vec::with_capacity(views.len());
         for &view in views {
             let mut row: Row = writer.image_row();
+            let shown = sample.appearance(view);
             let same = sample.any_view(sample.person_of(view), &mut rng);
             let alike = sample.look_alike(view, &mut rng).unwrap_or((view + 1) % sample.len());
-            for view in [same, alike] {
-                row.sections.push(writer.judgement(&sample.views[view].captions[0].1)?);
+            for (view, is_same) in [(same, true), (alike, false)] {
+                row.sections.push(writer.locate(&sample.views[view].captions[0].1, &shown, is_same)?);
             }
             rows.push(row);
         }
@@ -57,17 +68,29 @@ pub(crate) fn look_alike_auc(
         let tokens = image_tokens(&model.vision, processor, &pictures)?.detach();
         let images: Vec<_> =
             (0..views.len()).map(|index| tokens.get(index)).collect::<candle_core::Result<_>>()?;
-        let (yes, no) = writer.words();
         let margins =
             Batch::new(&rows, image_token)?.margins(model, &images.iter().collect::<Vec<_>>(), yes, no)?;
-        for pair in margins.chunks(2) {
-            own.push(pair[0]);
-            other.push(pair[1]);
+        // The first target of a section is the judgement of the whole, the others are its phrases.
+        let targets = rows.iter().flat_map(|row| &row.sections).flat_map(|section| {
+            section.targets.iter().enumerate().map(|(index, target)| (index == 0, target.token == yes))
+        });
+        for ((is_whole, fits), margin) in targets.zip(margins) {
+            match (is_whole, fits) {
+                (true, true) => own.push(margin),
+                (true, false) => other.push(margin),
+                (false, true) => fitting.push(margin),
+                (false, false) => wrong.push(margin),
+            }
         }
     }
+    Ok(Judgement { captions: auc(&own, &other), phrases: auc(&fitting, &wrong) })
+}
+
+/// Probability that a value of `above` is larger than one of `below`, ties counting half.
+fn auc(above: &[f32], below: &[f32]) -> f32 {
     let mut won = 0f64;
-    for a in &own {
-        for b in &other {
+    for a in above {
+        for b in below {
             won += if a > b {
                 1.0
             } else if a == b {
@@ -77,7 +100,7 @@ pub(crate) fn look_alike_auc(
             };
         }
     }
-    Ok((won / (own.len() * other.len()) as f64) as f32)
+    (won / (above.len() * below.len()).max(1) as f64) as f32
 }
 
 /// Everything the settings are chosen from: one query for each image of the split.
