@@ -44,6 +44,9 @@ def base_model(folder):
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
     model.tie_weights()
+    generation = folder / "generation_config.json"
+    if generation.exists():
+        model.generation_config.eos_token_id = json.loads(generation.read_text())["eos_token_id"]
     return model
 
 
@@ -73,6 +76,8 @@ def make(base, settings, seed, spelling):
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     config = json.loads((folder / "adapter_config.json").read_text())
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
     write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": base})
     path = folder / "adapter_model.safetensors"
     save_file({spelling(name): tensor.contiguous() for name, tensor in load_file(path).items()}, path)
@@ -97,7 +102,7 @@ def main():
             "rank_pattern": {"layers.0.self_attn.q_proj": 2},
             "alpha_pattern": {"layers.1.mlp.down_proj": 3},
         },
-        seed=6,
+        seed=7,
         spelling=lambda name: name.replace("model.language_model.", "model."),
     )
     make(
