@@ -1,5 +1,9 @@
+use std::{collections::HashSet, ops::Range};
+
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Error, Layout, Result, Shape, Storage, Tensor};
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, linalg::general_mat_mul};
+use ndarray::{
+    Array2, ArrayView2, ArrayViewMut2, Axis, CowArray, Ix2, ShapeBuilder, Slice, linalg::general_mat_mul,
+};
 use rayon::prelude::*;
 
 use crate::{
@@ -15,7 +19,8 @@ pub enum Mask {
     /// Query `i` of `n` sees keys `0 ..= i + (m - n)` of `m`: the queries are the last `n` positions.
     Causal,
     /// u32 `[batch, n]`, with as many keys as queries: query `i` sees key `j <= i` of its own section and of section
-    /// 0. This packs several texts about one image into one row: the image is section 0.
+    /// 0. This packs several texts about one image into one row: the image is section 0. Section 0 comes first and
+    /// every section is one run; the cost is that of the runs, not of the row's square.
     Sections(Tensor),
 }
 
@@ -26,18 +31,20 @@ pub enum Mask {
 /// as `[batch, n, heads, d]`, so that transposing heads and positions back and flattening copies nothing.
 ///
 /// # Errors
-/// Shapes that do not fit, or a causal mask with fewer keys than queries.
+/// Shapes that do not fit, a causal mask with fewer keys than queries, or a section in more than one run.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Mask) -> Result<Tensor> {
     let sizes = Sizes::new(q, k, v, mask)?;
     if !is_cpu_f32(q) {
         return composed(q, k, v, scale, mask, &sizes);
     }
-    let mask = match mask {
-        Mask::Full => Visible::All,
-        Mask::Causal => Visible::Past(sizes.keys - sizes.queries),
-        Mask::Sections(sections) => Visible::Section(sections.flatten_all()?.to_vec1::<u32>()?),
+    let parts = match mask {
+        Mask::Full => vec![vec![Part::full(sizes.queries, sizes.keys)]; sizes.batch],
+        Mask::Causal => vec![vec![Part::causal(sizes.queries, sizes.keys)]; sizes.batch],
+        Mask::Sections(sections) => {
+            sections.to_vec2::<u32>()?.iter().map(|row| Part::sections(row)).collect::<Result<_>>()?
+        }
     };
-    q.apply_op3(k, v, Attention { scale: scale as f32, mask, sizes })?.transpose(1, 2)
+    q.apply_op3(k, v, Attention { scale: scale as f32, parts, sizes })?.transpose(1, 2)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -82,59 +89,100 @@ impl Sizes {
     }
 }
 
-/// The mask in the form the inner loops use.
-#[derive(Debug, Clone)]
-enum Visible {
-    All,
-    /// Keys up to the query's index plus this.
-    Past(usize),
-    /// Section of each position, row by row.
-    Section(Vec<u32>),
+/// Queries that attend alike: to the first `shared` keys and to the keys `own`, all of them or, where the part is causal,
+/// the i-th query to the first i + 1 of `own`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    queries: Range<usize>,
+    shared: usize,
+    own: Range<usize>,
+    causal: bool,
 }
 
-impl Visible {
-    /// Softmax over the visible keys of each row; the weight of the others becomes 0.
-    fn weigh(&self, scores: &mut Array2<f32>, batch: usize) {
-        let keys = scores.ncols();
+impl Part {
+    fn full(queries: usize, keys: usize) -> Self {
+        Self { queries: 0..queries, shared: keys, own: keys..keys, causal: false }
+    }
+
+    /// The queries are the last positions of the keys.
+    fn causal(queries: usize, keys: usize) -> Self {
+        let past = keys - queries;
+        Self { queries: 0..queries, shared: past, own: past..keys, causal: true }
+    }
+
+    /// One part for each run of equal numbers.
+    fn sections(row: &[u32]) -> Result<Vec<Self>> {
+        let prefix = row.iter().take_while(|&&section| section == 0).count();
+        let mut parts: Vec<Self> = Vec::new();
+        let mut seen = HashSet::new();
+        let mut start = 0;
+        for run in row.chunk_by(|a, b| a == b) {
+            let own = start..start + run.len();
+            if !seen.insert(run[0]) || (run[0] == 0 && start > 0) {
+                return Err(Error::Msg(format!(
+                    "section {} begins again, or late, at position {start}: section 0 comes first and every section is one run",
+                    run[0]
+                )));
+            }
+            start = own.end;
+            let shared = if run[0] == 0 { 0 } else { prefix };
+            parts.push(Self { queries: own.clone(), shared, own, causal: true });
+        }
+        Ok(parts)
+    }
+
+    fn keys(&self) -> usize {
+        self.shared + self.own.len()
+    }
+
+    /// The rows of `keys` that the part sees, in one piece.
+    fn seen<'a>(&self, keys: ArrayView2<'a, f32>) -> CowArray<'a, f32, Ix2> {
+        if self.shared == self.own.start {
+            return CowArray::from(rows(keys, 0..self.own.end));
+        }
+        let mut seen = Array2::zeros((self.keys(), keys.ncols()));
+        rows_mut(&mut seen, 0..self.shared).assign(&rows(keys, 0..self.shared));
+        rows_mut(&mut seen, self.shared..self.keys()).assign(&rows(keys, self.own.clone()));
+        CowArray::from(seen)
+    }
+
+    /// Adds a gradient of what [`Self::seen`] gave to that of all keys.
+    fn spread(&self, gradient: &Array2<f32>, keys: &mut Array2<f32>) {
+        let gradient = gradient.view();
+        let mut shared = rows_mut(keys, 0..self.shared);
+        shared += &rows(gradient, 0..self.shared);
+        let mut own = rows_mut(keys, self.own.clone());
+        own += &rows(gradient, self.shared..self.keys());
+    }
+
+    /// Attention weights of the part's queries over its keys.
+    fn weights(&self, scale: f32, q: &ArrayView2<'_, f32>, k: &ArrayView2<'_, f32>) -> Array2<f32> {
+        let mut scores = Array2::zeros((q.nrows(), k.nrows()));
+        general_mat_mul(scale, q, &k.t(), 0.0, &mut scores);
         for (i, mut row) in scores.rows_mut().into_iter().enumerate() {
             let Some(row) = row.as_slice_mut() else { continue };
-            let visible = match self {
-                Self::All => keys,
-                Self::Past(offset) => i + offset + 1,
-                Self::Section(_) => i + 1,
-            };
+            let visible = if self.causal { self.shared + i + 1 } else { row.len() };
             let (seen, unseen) = row.split_at_mut(visible);
-            if let Self::Section(sections) = self {
-                let sections = &sections[batch * keys..(batch + 1) * keys];
-                softmax_section(seen, sections, sections[i]);
-            } else {
-                softmax_row(seen);
-            }
+            softmax_row(seen);
             unseen.fill(0.0);
         }
+        scores
     }
 }
 
-/// Softmax over the scores of section 0 and of `own`; the weight of every other section becomes 0.
-fn softmax_section(scores: &mut [f32], sections: &[u32], own: u32) {
-    let hidden = |section: u32| section != 0 && section != own;
-    for (score, &section) in scores.iter_mut().zip(sections) {
-        if hidden(section) {
-            *score = f32::NEG_INFINITY;
-        }
-    }
-    softmax_row(scores);
-    // The fast exponential clamps at exp(-87): what is hidden must weigh exactly nothing.
-    for (weight, &section) in scores.iter_mut().zip(sections) {
-        if hidden(section) {
-            *weight = 0.0;
-        }
-    }
+fn rows(mut matrix: ArrayView2<'_, f32>, range: Range<usize>) -> ArrayView2<'_, f32> {
+    matrix.slice_axis_inplace(Axis(0), Slice::from(range));
+    matrix
+}
+
+fn rows_mut(matrix: &mut Array2<f32>, range: Range<usize>) -> ArrayViewMut2<'_, f32> {
+    matrix.slice_axis_mut(Axis(0), Slice::from(range))
 }
 
 struct Attention {
     scale: f32,
-    mask: Visible,
+    /// The parts of each batch row; together they hold every query once.
+    parts: Vec<Vec<Part>>,
     sizes: Sizes,
 }
 
@@ -163,16 +211,6 @@ impl<'a> Heads<'a> {
         let shape = (self.rows, self.dim).strides((row_stride, column_stride));
         ArrayView2::from_shape(shape, &self.values[start..])
             .map_err(|cause| Error::Msg(format!("attention input: {cause}")))
-    }
-}
-
-impl Attention {
-    /// Attention weights `[n, m]` of one head.
-    fn weights(&self, q: ArrayView2<'_, f32>, k: ArrayView2<'_, f32>, batch: usize) -> Array2<f32> {
-        let mut scores = Array2::zeros((self.sizes.queries, self.sizes.keys));
-        general_mat_mul(self.scale, &q, &k.t(), 0.0, &mut scores);
-        self.mask.weigh(&mut scores, batch);
-        scores
     }
 }
 
@@ -214,9 +252,14 @@ impl CustomOp3 for Attention {
             .into_par_iter()
             .map(|index| {
                 let (b, h) = (index / heads, index % heads);
-                let weights = self.weights(q.head(b, h)?, k.head(b, h / self.sizes.group())?, b);
+                let (q, kv_head) = (q.head(b, h)?, h / self.sizes.group());
+                let (k, v) = (k.head(b, kv_head)?, v.head(b, kv_head)?);
                 let mut block = Array2::zeros((queries, dim));
-                general_mat_mul(1.0, &weights, &v.head(b, h / self.sizes.group())?, 0.0, &mut block);
+                for part in &self.parts[b] {
+                    let (k, v) = (part.seen(k), part.seen(v));
+                    let weights = part.weights(self.scale, &rows(q, part.queries.clone()), &k.view());
+                    general_mat_mul(1.0, &weights, &v, 0.0, &mut rows_mut(&mut block, part.queries.clone()));
+                }
                 Ok(block)
             })
             .collect::<Result<Vec<_>>>()?;
@@ -245,18 +288,22 @@ impl CustomOp3 for Attention {
                     let mut dv = Array2::zeros((keys, dim));
                     for h in kv_head * self.sizes.group()..(kv_head + 1) * self.sizes.group() {
                         let (q, gradient) = (q.head(b, h)?, gradient.head(b, h)?);
-                        // The weights are computed again: keeping them would cost a matrix for each head and layer.
-                        let weights = self.weights(q, k, b);
-                        general_mat_mul(1.0, &weights.t(), &gradient, 1.0, &mut dv);
-                        let mut ds = Array2::zeros((queries, keys));
-                        general_mat_mul(1.0, &gradient, &v.t(), 0.0, &mut ds);
-                        for (mut ds, weights) in ds.rows_mut().into_iter().zip(weights.rows()) {
-                            let dot = ds.dot(&weights);
-                            ds.zip_mut_with(&weights, |ds, weight| *ds = weight * (*ds - dot));
-                        }
                         let mut block = Array2::zeros((queries, dim));
-                        general_mat_mul(self.scale, &ds, &k, 0.0, &mut block);
-                        general_mat_mul(self.scale, &ds.t(), &q, 1.0, &mut dk);
+                        for part in &self.parts[b] {
+                            let own = || part.queries.clone();
+                            let (q, gradient) = (rows(q, own()), rows(gradient, own()));
+                            let (k, v) = (part.seen(k), part.seen(v));
+                            // Computed again: keeping them would cost a matrix for each head and layer.
+                            let weights = part.weights(self.scale, &q, &k.view());
+                            part.spread(&weights.t().dot(&gradient), &mut dv);
+                            let mut ds = gradient.dot(&v.t());
+                            for (mut ds, weights) in ds.rows_mut().into_iter().zip(weights.rows()) {
+                                let dot = ds.dot(&weights);
+                                ds.zip_mut_with(&weights, |ds, weight| *ds = weight * (*ds - dot));
+                            }
+                            general_mat_mul(self.scale, &ds, &k, 0.0, &mut rows_mut(&mut block, own()));
+                            part.spread(&(ds.t().dot(&q) * self.scale), &mut dk);
+                        }
                         dq.push(block);
                     }
                     Ok((dq, dk, dv))
@@ -396,6 +443,23 @@ pub(crate) mod tests {
     fn sections_see_themselves_and_section_zero_only() -> Result<()> {
         let rows: [[u32; 8]; 2] = [[0, 0, 0, 1, 1, 2, 2, 2], [0, 3, 3, 3, 3, 1, 1, 9]];
         check(2, 1, 8, 8, &Mask::Sections(Tensor::new(&rows, &Device::Cpu)?))
+    }
+
+    #[test]
+    fn a_row_of_one_section_is_causal() -> Result<()> {
+        let rows: [[u32; 6]; 2] = [[0; 6], [4; 6]];
+        check(2, 1, 6, 6, &Mask::Sections(Tensor::new(&rows, &Device::Cpu)?))
+    }
+
+    #[test]
+    fn a_section_in_two_runs_is_refused() -> Result<()> {
+        let x = Tensor::zeros((1, 1, 4, 8), DType::F32, &Device::Cpu)?;
+        for row in [[0u32, 1, 2, 1], [1, 0, 0, 2]] {
+            let mask = Mask::Sections(Tensor::new(&[row], &Device::Cpu)?);
+            let error = attention(&x, &x, &x, 1.0, &mask).unwrap_err().to_string();
+            assert!(error.contains("every section is one run"), "{error}");
+        }
+        Ok(())
     }
 
     #[test]
