@@ -134,12 +134,13 @@ impl<T: Copy> Patterns<T> {
 }
 
 impl AdapterConfig {
-    fn read(path: &Path) -> std::result::Result<Self, AdapterError> {
+    /// The file's fields and its text.
+    fn read(path: &Path) -> std::result::Result<(Self, String), AdapterError> {
         let failed = |reason: String| AdapterError::Config { path: path.to_path_buf(), reason };
         let text = std::fs::read_to_string(path).map_err(|cause| failed(cause.to_string()))?;
         let config: Self = serde_json::from_str(&text).map_err(|cause| failed(cause.to_string()))?;
         config.check().map_err(failed)?;
-        Ok(config)
+        Ok((config, text))
     }
 
     /// Refuses what would change the result if it were left out.
@@ -220,7 +221,7 @@ impl Adapter {
     /// [`AdapterError`]: nothing in the folder is ignored.
     pub(crate) fn open(dir: &Path) -> std::result::Result<Self, AdapterError> {
         let config_path = dir.join(CONFIG_FILE);
-        let config = AdapterConfig::read(&config_path)?;
+        let (config, config_text) = AdapterConfig::read(&config_path)?;
         let weights = Checkpoint::open_file(&dir.join(WEIGHTS_FILE))?;
         let modules = modules(&weights)?;
         for target in config.listed_targets() {
@@ -255,11 +256,14 @@ impl Adapter {
                     return Err(AdapterError::Tensor { name, reason });
                 }
             }
-            deltas.insert(published_name(&module), Delta { a, b, scale });
+            let name = published_name(&module);
+            if deltas.insert(name.clone(), Delta { a, b, scale }).is_some() {
+                // One module under both spellings: only one of the two would apply.
+                return Err(CheckpointError::Duplicate { name }.into());
+            }
         }
-        let config_text = std::fs::read(&config_path).unwrap_or_default();
         let mut hasher = blake3::Hasher::new();
-        hasher.update(weights.fingerprint().as_bytes()).update(&config_text);
+        hasher.update(weights.fingerprint().as_bytes()).update(config_text.as_bytes());
         Ok(Self { deltas, fingerprint: hasher.finalize().to_hex().to_string() })
     }
 

@@ -22,13 +22,13 @@ pub struct Event {
     pub seconds: f64,
 }
 
-/// Refuses an earlier model that is not there, before a run takes its time.
-pub(crate) fn require_start(start: Option<&Path>) -> Result<(), TrainingError> {
-    match start {
+/// Refuses a model folder that is not there, before a run takes its time.
+pub(crate) fn require_folder(field: &'static str, folder: Option<&Path>) -> Result<(), TrainingError> {
+    match folder {
         Some(folder) if !folder.is_dir() => Err(TrainingError::Option {
-            field: "start",
+            field,
             actual: format!("`{}`", folder.display()),
-            allowed: "folders of an earlier model",
+            allowed: "folders of a model that are there",
         }),
         _ => Ok(()),
     }

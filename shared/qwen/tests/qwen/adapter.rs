@@ -84,6 +84,19 @@ fn a_module_that_the_model_does_not_have_is_named() {
 }
 
 #[test]
+fn a_module_under_both_spellings_is_refused() {
+    let dir = copy("tied-adapter");
+    edit_weights(dir.path(), |tensors| {
+        for letter in ['A', 'B'] {
+            let old = format!("base_model.model.model.layers.2.mlp.down_proj.lora_{letter}.weight");
+            let tensor = tensors[&old].clone();
+            tensors.insert(old.replace("model.layers", "model.language_model.layers"), tensor);
+        }
+    });
+    assert_refused(dir.path(), &["two tensors", "model.layers.2.mlp.down_proj"]);
+}
+
+#[test]
 fn half_a_pair_is_refused() {
     let dir = copy("tied-adapter");
     let name = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight";

@@ -33,7 +33,7 @@ use crate::{
     mining::mine,
     optimiser::{Optimiser, Schedule},
     parameters::Parameters,
-    run::{Event, Journal, Mean, Watch, require_start},
+    run::{Event, Journal, Mean, Watch, require_folder},
     sample::Sample,
 };
 use rows::{Batch, Row};
@@ -125,14 +125,8 @@ pub fn train_answer(
     out: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<AnswerCard, TrainingError> {
-    if !embedding.is_dir() {
-        return Err(TrainingError::Option {
-            field: "embedding",
-            actual: format!("`{}`", embedding.display()),
-            allowed: "folders of an embedding model",
-        });
-    }
-    require_start(options.start.as_deref())?;
+    require_folder("embedding", Some(embedding))?;
+    require_folder("start", options.start.as_deref())?;
     fs::create_dir_all(out).map_err(TrainingError::write(out))?;
     let mut journal = Journal::new(watch);
     let train = Sample::paint(benchmark, Split::Train);

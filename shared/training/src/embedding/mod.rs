@@ -29,7 +29,7 @@ use crate::{
     mining,
     optimiser::{Optimiser, Schedule},
     parameters::Parameters,
-    run::{Event, Journal, Mean, Watch, require_start},
+    run::{Event, Journal, Mean, Watch, require_folder},
     sample::Sample,
 };
 use loss::{batch_rank1, normalised, same_person, softmax_contrast, triplet_alignment};
@@ -109,7 +109,7 @@ pub fn train_embedding(
             allowed: "8 or more",
         });
     }
-    require_start(options.start.as_deref())?;
+    require_folder("start", options.start.as_deref())?;
     fs::create_dir_all(out).map_err(TrainingError::write(out))?;
     let mut journal = Journal::new(watch);
     let train = Sample::paint(benchmark, Split::Train);
