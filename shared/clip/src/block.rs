@@ -2,8 +2,6 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use thicket_kernels::{Linear, Mask, attention, layer_norm, linear, quick_gelu};
 
-use crate::config::HEAD_DIM;
-
 const NORM_EPS: f64 = 1e-5;
 
 pub(crate) fn normal(stdev: f64) -> Init {
@@ -32,7 +30,7 @@ impl Module for LayerNorm {
     }
 }
 
-/// Queries, keys and values of one block, each `[batch, heads, tokens, 64]`.
+/// Queries, keys and values of one block, each `[batch, heads, tokens, head width]`.
 pub(crate) struct Projected {
     pub(crate) q: Tensor,
     pub(crate) k: Tensor,
@@ -43,6 +41,7 @@ pub(crate) struct Projected {
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
     width: usize,
+    head_width: usize,
     ln_1: LayerNorm,
     /// Rows of queries, then keys, then values, `[3 width, width]`.
     in_proj_weight: Tensor,
@@ -55,7 +54,7 @@ pub(crate) struct Block {
 
 impl Block {
     /// `layers` is the depth of the tower; a fresh model's residual branches start smaller the deeper it is.
-    fn new(width: usize, layers: usize, builder: VarBuilder<'_>) -> Result<Self> {
+    fn new((width, head_width): (usize, usize), layers: usize, builder: VarBuilder<'_>) -> Result<Self> {
         let attn = builder.pp("attn");
         let mlp = builder.pp("mlp");
         let scale = (width as f64).powf(-0.5);
@@ -63,6 +62,7 @@ impl Block {
         let in_proj = normal(scale);
         Ok(Self {
             width,
+            head_width,
             ln_1: LayerNorm::new(width, builder.pp("ln_1"))?,
             in_proj_weight: attn.get_with_hints((3 * width, width), "in_proj_weight", in_proj)?,
             in_proj_bias: attn.get_with_hints(3 * width, "in_proj_bias", Init::Const(0.0))?,
@@ -83,7 +83,7 @@ impl Block {
             let weight = self.in_proj_weight.narrow(0, index * self.width, self.width)?;
             let bias = self.in_proj_bias.narrow(0, index * self.width, self.width)?;
             linear(&x, &weight, Some(&bias))?
-                .reshape((batch, tokens, self.width / HEAD_DIM, HEAD_DIM))?
+                .reshape((batch, tokens, self.width / self.head_width, self.head_width))?
                 .transpose(1, 2)
         };
         Ok(Projected { q: part(0)?, k: part(1)?, v: part(2)? })
@@ -92,15 +92,16 @@ impl Block {
     /// The rest of the block, given what [`Block::project`] made of `x`.
     pub(crate) fn finish(&self, x: &Tensor, projected: &Projected, mask: &Mask) -> Result<Tensor> {
         let Projected { q, k, v } = projected;
-        let mixed = attention(q, k, v, attention_scale(), mask)?.transpose(1, 2)?.flatten_from(2)?;
+        let mixed =
+            attention(q, k, v, attention_scale(self.head_width), mask)?.transpose(1, 2)?.flatten_from(2)?;
         let x = (x + self.out_proj.forward(&mixed)?)?;
         let hidden = quick_gelu(&self.c_fc.forward(&self.ln_2.forward(&x)?)?)?;
         x + self.c_proj.forward(&hidden)?
     }
 }
 
-pub(crate) fn attention_scale() -> f64 {
-    (HEAD_DIM as f64).powf(-0.5)
+pub(crate) fn attention_scale(head_width: usize) -> f64 {
+    (head_width as f64).powf(-0.5)
 }
 
 fn dense(input: usize, output: usize, stdev: f64, builder: VarBuilder<'_>) -> Result<Linear> {
@@ -117,15 +118,15 @@ pub(crate) struct Transformer {
 }
 
 impl Transformer {
-    /// `layers` is at least 1.
-    pub(crate) fn new(width: usize, layers: usize, builder: VarBuilder<'_>) -> Result<Self> {
+    /// `widths` are those of the tower and of a head; `layers` is at least 1.
+    pub(crate) fn new(widths: (usize, usize), layers: usize, builder: VarBuilder<'_>) -> Result<Self> {
         let builder = builder.pp("resblocks");
         let last = layers.saturating_sub(1);
         Ok(Self {
             blocks: (0..last)
-                .map(|index| Block::new(width, layers, builder.pp(index)))
+                .map(|index| Block::new(widths, layers, builder.pp(index)))
                 .collect::<Result<_>>()?,
-            last: Block::new(width, layers, builder.pp(last))?,
+            last: Block::new(widths, layers, builder.pp(last))?,
         })
     }
 

@@ -2,8 +2,8 @@ use thicket_checkpoint::Checkpoint;
 
 use crate::{ClipError, RunOptions, names};
 
-/// Width of an attention head in CLIP; the number of heads is the width of the tower over this.
-pub(crate) const HEAD_DIM: usize = 64;
+/// Width of an attention head in every published CLIP.
+pub(crate) const PUBLISHED_HEAD_WIDTH: usize = 64;
 
 /// All sizes of a two-tower model.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,7 +16,9 @@ pub struct Config {
     pub patch: usize,
     /// Step between patches in pixels.
     pub stride: usize,
-    /// Width of the vision tower, a multiple of 64.
+    /// Width of an attention head of both towers; a tower has its width over this many heads.
+    pub head_width: usize,
+    /// Width of the vision tower, a multiple of [`Self::head_width`].
     pub vision_width: usize,
     /// Blocks of the vision tower.
     pub vision_layers: usize,
@@ -24,7 +26,7 @@ pub struct Config {
     pub vocab_size: usize,
     /// Tokens of a text, start and end marks included; at least 3.
     pub text_length: usize,
-    /// Width of the text tower, a multiple of 64.
+    /// Width of the text tower, a multiple of [`Self::head_width`].
     pub text_width: usize,
     /// Blocks of the text tower.
     pub text_layers: usize,
@@ -71,8 +73,12 @@ impl Config {
     pub fn validate(&self) -> Result<(), ClipError> {
         let refuse = |field, reason: String| Err(ClipError::Config { field, reason });
         for (field, width) in [("vision width", self.vision_width), ("text width", self.text_width)] {
-            if width == 0 || !width.is_multiple_of(HEAD_DIM) {
-                return refuse(field, format!("{width} is not a positive multiple of {HEAD_DIM}"));
+            if width == 0 || self.head_width == 0 || !width.is_multiple_of(self.head_width) {
+                let head_width = self.head_width;
+                return refuse(
+                    field,
+                    format!("{width} is not a positive multiple of the head width {head_width}"),
+                );
             }
         }
         for (field, count) in [
@@ -152,6 +158,7 @@ impl Config {
             image_size: options.image_size,
             patch,
             stride: options.stride.unwrap_or(patch),
+            head_width: options.head_width.unwrap_or(PUBLISHED_HEAD_WIDTH),
             vision_width,
             vision_layers: layers(checkpoint, &base("visual.transformer.resblocks.")),
             vocab_size,
@@ -223,6 +230,7 @@ mod tests {
             image_size: (384, 128),
             patch: 16,
             stride: 16,
+            head_width: PUBLISHED_HEAD_WIDTH,
             vision_width: 768,
             vision_layers: 12,
             vocab_size: 49_408,
@@ -251,6 +259,8 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(field(Config { vision_width: 100, ..published() }), "vision width");
+        assert_eq!(field(Config { head_width: 0, ..published() }), "vision width");
+        assert_eq!(field(Config { head_width: 96, ..published() }), "text width");
         assert_eq!(field(Config { stride: 0, ..published() }), "stride");
         assert_eq!(field(Config { image_size: (8, 128), ..published() }), "image size");
         assert_eq!(field(Config { text_length: 2, ..published() }), "text length");

@@ -18,6 +18,8 @@ pub struct RunOptions {
     pub image_size: (usize, usize),
     /// Step between patches in pixels; smaller than the patch makes patches overlap. `None`: the patch size.
     pub stride: Option<usize>,
+    /// Width of an attention head; `None`: 64, as in every published model. Published files do not have it.
+    pub head_width: Option<usize>,
     /// Tokens of a text, start and end marks included. `None`: as many as the positional embedding has rows.
     pub text_length: Option<usize>,
     /// Share of the tokens that token selection keeps, above 0 and at most 1.
@@ -31,6 +33,8 @@ struct Written {
     select_ratio: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     stride_size: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_width: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text_length: Option<usize>,
 }
@@ -59,6 +63,7 @@ impl RunOptions {
             img_size: self.image_size,
             select_ratio: self.select_ratio,
             stride_size: self.stride,
+            head_width: self.head_width,
             text_length: self.text_length,
         };
         let text = serde_norway::to_string(&written)
@@ -81,6 +86,7 @@ impl RunOptions {
         Ok(Self {
             image_size,
             stride: optional_count("stride_size")?,
+            head_width: optional_count("head_width")?,
             text_length: optional_count("text_length")?,
             select_ratio,
         })
@@ -116,8 +122,13 @@ mod tests {
         let text = "MLM: false\nimg_size: !!python/tuple\n- 384\n- 128\nlr: 1.0e-05\nmilestones: !!python/tuple\n- 20\n\
                     - 50\nname: RDE\nresume_ckpt_file: ''\nselect_ratio: 0.3\nstride_size: 16\ntext_length: 77\n";
         let options = RunOptions::parse(text).unwrap();
-        let expected =
-            RunOptions { image_size: (384, 128), stride: Some(16), text_length: Some(77), select_ratio: 0.3 };
+        let expected = RunOptions {
+            image_size: (384, 128),
+            stride: Some(16),
+            head_width: None,
+            text_length: Some(77),
+            select_ratio: 0.3,
+        };
         assert_eq!(options, expected);
     }
 
@@ -140,8 +151,13 @@ mod tests {
     #[test]
     fn written_options_are_read_back() {
         let dir = tempfile::tempdir().unwrap();
-        let options =
-            RunOptions { image_size: (96, 48), stride: Some(8), text_length: Some(40), select_ratio: 0.25 };
+        let options = RunOptions {
+            image_size: (96, 48),
+            stride: Some(8),
+            head_width: Some(32),
+            text_length: Some(40),
+            select_ratio: 0.25,
+        };
         options.write(dir.path()).unwrap();
         assert_eq!(RunOptions::read(dir.path()).unwrap(), options);
     }

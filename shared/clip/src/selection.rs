@@ -15,9 +15,10 @@ const NORM_EPS: f64 = 1e-8;
 /// `q` is `[batch, heads, 1, d]`, `k` `[batch, heads, keys, d]`, `hidden` where given `[batch, 1, 1, keys]`, 0 for
 /// visible keys and minus infinity for the others. No gradient flows through a selection.
 pub(crate) fn attention_row(q: &Tensor, k: &Tensor, hidden: Option<&Tensor>) -> Result<Vec<Vec<f32>>> {
+    let scale = attention_scale(q.dim(D::Minus1)?);
     let q = q.detach().to_dtype(DType::F32)?.contiguous()?;
     let k = k.detach().to_dtype(DType::F32)?;
-    let scores = (q.matmul(&k.t()?.contiguous()?)? * attention_scale())?;
+    let scores = (q.matmul(&k.t()?.contiguous()?)? * scale)?;
     let scores = match hidden {
         Some(hidden) => scores.broadcast_add(hidden)?,
         None => scores,

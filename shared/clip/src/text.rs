@@ -27,7 +27,11 @@ impl TextTower {
         Ok(Self {
             token_embedding: embed(vocab_size, "token_embedding.weight", 0.02)?,
             positional_embedding: embed(text_length, "positional_embedding", 0.01)?,
-            transformer: Transformer::new(width, config.text_layers, builder.pp("transformer"))?,
+            transformer: Transformer::new(
+                (width, config.head_width),
+                config.text_layers,
+                builder.pp("transformer"),
+            )?,
             ln_final: LayerNorm::new(width, builder.pp("ln_final"))?,
             text_projection: builder.get_with_hints((width, embed_dim), "text_projection", projection)?,
         })

@@ -37,7 +37,11 @@ impl VisionTower {
             class_embedding: builder.get_with_hints(width, "class_embedding", scale)?,
             positional_embedding: builder.get_with_hints((tokens, width), "positional_embedding", scale)?,
             ln_pre: LayerNorm::new(width, builder.pp("ln_pre"))?,
-            transformer: Transformer::new(width, config.vision_layers, builder.pp("transformer"))?,
+            transformer: Transformer::new(
+                (width, config.head_width),
+                config.vision_layers,
+                builder.pp("transformer"),
+            )?,
             ln_post: LayerNorm::new(width, builder.pp("ln_post"))?,
             proj: builder.get_with_hints((width, config.embed_dim), "proj", scale)?,
         })

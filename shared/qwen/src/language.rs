@@ -147,12 +147,28 @@ impl LanguageModel {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward_dense(&self, x: &Tensor, positions: &[Position], mask: &Mask) -> Result<Tensor> {
+        self.forward_watched(x, positions, mask, &mut |_, _| {})
+    }
+
+    /// [`Self::forward_dense`] that shows `watch` what every layer makes of the tokens, before any final norm: the
+    /// number of layers passed and (b * n, hidden).
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward_watched(
+        &self,
+        x: &Tensor,
+        positions: &[Position],
+        mask: &Mask,
+        watch: &mut dyn FnMut(usize, &Tensor),
+    ) -> Result<Tensor> {
         let (rows, n, hidden) = x.dims3()?;
         let rotary = self.rotary(positions)?;
         let mut x = x.reshape((rows * n, hidden))?;
         let mut batch = Batch::Dense { rows, mask };
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(&x, &rotary, index, &mut batch, None)?;
+            watch(index + 1, &x);
         }
         thicket_kernels::rms_norm(&x, &self.norm, self.sizes.eps)?.reshape((rows, n, hidden))
     }

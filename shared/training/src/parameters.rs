@@ -54,19 +54,31 @@ impl Parameters {
         self.variables.lock().values().map(|variable| variable.elem_count()).sum()
     }
 
-    /// Takes the values of all tensors from a model folder, which must hold these tensors and no others.
+    /// Takes the values of the tensors whose names begin with `prefix`, all for an empty one, from a model folder, which
+    /// must hold these tensors and no others of such a name.
     ///
     /// # Errors
     /// A tensor that is missing, left over or of another shape.
-    pub(crate) fn restore(&self, folder: &Path) -> std::result::Result<(), TrainingError> {
+    pub(crate) fn restore(&self, folder: &Path, prefix: &str) -> std::result::Result<(), TrainingError> {
         let failed = |cause: String| TrainingError::model("going on from an earlier model", cause);
         let checkpoint = Checkpoint::open(folder).map_err(|cause| failed(cause.to_string()))?;
         let stored = checkpoint.var_builder(DType::F32, &Device::Cpu);
-        for (name, variable) in self.variables.lock().iter() {
+        for (name, variable) in self.variables.lock().iter().filter(|(name, _)| name.starts_with(prefix)) {
             let tensor = stored.get(variable.shape(), name).map_err(|cause| failed(cause.to_string()))?;
             variable.set(&tensor)?;
         }
-        checkpoint.finish(|_| false).map_err(|cause| failed(cause.to_string()))
+        checkpoint.finish(|name| !name.starts_with(prefix)).map_err(|cause| failed(cause.to_string()))
+    }
+
+    /// Gives a tensor other values of the same shape.
+    ///
+    /// # Errors
+    /// No such tensor yet, or one of another shape.
+    pub(crate) fn assign(&self, name: &str, values: &Tensor) -> Result<()> {
+        match self.variables.lock().get(name) {
+            Some(variable) => variable.set(values),
+            None => Err(Error::Msg(format!("tensor {name} is missing"))),
+        }
     }
 
     /// Writes all tensors to a safetensors file, through a temporary name.
@@ -202,8 +214,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (first, second) = (drawn(1, &["a", "b"]), drawn(2, &["a", "b"]));
         first.save(&folder.path().join("model.safetensors")).unwrap();
-        second.restore(folder.path()).unwrap();
+        second.restore(folder.path(), "").unwrap();
         assert_eq!(values(&second, "b"), values(&first, "b"));
+    }
+
+    #[test]
+    fn only_the_part_asked_for_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (drawn(1, &["tower.a", "b"]), drawn(2, &["tower.a", "c"]));
+        let kept = values(&second, "c");
+        first.save(&folder.path().join("model.safetensors")).unwrap();
+        second.restore(folder.path(), "tower.").unwrap();
+        assert_eq!(values(&second, "tower.a"), values(&first, "tower.a"));
+        assert_eq!(values(&second, "c"), kept);
     }
 
     #[test]
@@ -211,7 +234,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         drawn(1, &["a", "b"]).save(&folder.path().join("model.safetensors")).unwrap();
         for (names, word) in [(&["a"][..], "belong to no part"), (&["a", "b", "c"][..], "c is missing")] {
-            let error = drawn(2, names).restore(folder.path()).unwrap_err().to_string();
+            let error = drawn(2, names).restore(folder.path(), "").unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
     }

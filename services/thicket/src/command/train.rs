@@ -74,6 +74,9 @@ struct AnswerArgs {
     /// Embedding model that finds the hard negatives and that the answer model will work with. Read after the lessons
     #[arg(long, value_name = "DIR")]
     embedding: PathBuf,
+    /// Folder of an earlier answer model of which only the vision tower is taken
+    #[arg(long, value_name = "DIR", conflicts_with = "start")]
+    start_vision: Option<PathBuf>,
     /// Steps of the vision tower alone; 0 leaves the stage out
     #[arg(long, value_name = "N", default_value_t = AnswerOptions::default().vision_steps)]
     vision_steps: usize,
@@ -132,6 +135,7 @@ fn answer(args: &AnswerArgs) -> Result<(), Failure> {
         lesson_steps: args.lesson_steps,
         locate_steps: args.locate_steps,
         start: args.common.start.clone(),
+        start_vision: args.start_vision.clone(),
         ..AnswerOptions::default()
     };
     let benchmark = benchmark(&args.common)?;

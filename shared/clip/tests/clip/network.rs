@@ -12,6 +12,7 @@ fn small() -> Config {
         image_size: (24, 16),
         patch: 8,
         stride: 8,
+        head_width: 32,
         vision_width: 64,
         vision_layers: 2,
         vocab_size: 530,

@@ -6,6 +6,7 @@
 
 mod rows;
 mod tasks;
+mod tutor;
 mod validation;
 mod vision;
 mod vocabulary;
@@ -38,9 +39,13 @@ use crate::{
 };
 use rows::{Batch, Row};
 use tasks::{Pairs, Writer, short_caption};
+use tutor::Tutor;
 
 const PROMPTS: &str = include_str!("prompts.toml");
 const VOCABULARY: usize = 1_016;
+/// Of the language model: two to put the words of a phrase together, one to look at the image, one to compare, one to
+/// gather.
+const LAYERS: usize = 5;
 /// Images of other people mined for each caption, as the method's fine-tuning has it.
 const NEGATIVES: usize = 10;
 const REPORT_EVERY: usize = 50;
@@ -70,10 +75,14 @@ pub struct AnswerOptions {
     pub batch: usize,
     /// Captions judged for each image.
     pub captions_per_image: usize,
+    /// Short captions for each image of which only the phrases are judged.
+    pub drills_per_image: usize,
     /// Merges learnt in each step.
     pub merges: usize,
     /// Folder of an earlier model of the same sizes to go on from, with its vocabulary; `None` draws a new one.
     pub start: Option<PathBuf>,
+    /// Folder of an earlier model of which only the vision tower is taken.
+    pub start_vision: Option<PathBuf>,
 }
 
 impl Default for AnswerOptions {
@@ -88,9 +97,11 @@ impl Default for AnswerOptions {
             locate_steps: 2_000,
             locate_rate: 1e-3,
             batch: 24,
-            captions_per_image: 6,
+            captions_per_image: 4,
+            drills_per_image: 6,
             merges: 6,
             start: None,
+            start_vision: None,
         }
     }
 }
@@ -127,6 +138,7 @@ pub fn train_answer(
 ) -> Result<AnswerCard, TrainingError> {
     require_folder("embedding", Some(embedding))?;
     require_folder("start", options.start.as_deref())?;
+    require_folder("start_vision", options.start_vision.as_deref())?;
     fs::create_dir_all(out).map_err(TrainingError::write(out))?;
     let mut journal = Journal::new(watch);
     let train = Sample::paint(benchmark, Split::Train);
@@ -139,14 +151,21 @@ pub fn train_answer(
     let (config, processor, encoder) = prepare(&train, options.start.as_deref(), out)?;
     let model = QwenModel::new(&config, &parameters.builder())?;
     if let Some(start) = &options.start {
-        parameters.restore(start)?;
+        parameters.restore(start, "")?;
+    }
+    if let Some(start) = &options.start_vision {
+        parameters.restore(start, "visual.")?;
     }
     let grid = processor
         .token_grid(WIDTH, HEIGHT)
         .map_err(|cause| TrainingError::model("cutting an image into patches", cause))?;
     let writer = Writer::new(&encoder, &prompts, grid)?;
+    let scratch = Parameters::new(options.seed ^ 4);
+    let tutor = Tutor::new(config.hidden_size, config.num_hidden_layers, &scratch)?;
     let school = School {
         options,
+        tutor: &tutor,
+        scratch: &scratch,
         train: &train,
         validation: &validation,
         model: &model,
@@ -244,13 +263,14 @@ fn config(tokenizer: &tokenizers::Tokenizer) -> Result<Config, TrainingError> {
         vocab_size: tokenizer.get_vocab_size(true).next_multiple_of(64),
         hidden_size: width,
         intermediate_size: 3 * width,
-        num_hidden_layers: 4,
+        num_hidden_layers: LAYERS,
         num_attention_heads: 4,
         num_key_value_heads: 2,
         hidden_act: "silu".to_string(),
         max_position_embeddings: 4_096,
         rms_norm_eps: 1e-6,
-        rope_theta: 10_000.0,
+        // As published: with less, most channels of a query turn too fast to find an image by what it shows.
+        rope_theta: 1_000_000.0,
         rope_scaling: RopeScaling { kind: "mrope".to_string(), mrope_section: vec![4, 6, 6] },
         tie_word_embeddings: Some(true),
         initializer_range: 0.04,
@@ -275,6 +295,9 @@ fn config(tokenizer: &tokenizers::Tokenizer) -> Result<Config, TrainingError> {
 /// What the stages of the language model share.
 struct School<'a> {
     options: &'a AnswerOptions,
+    tutor: &'a Tutor,
+    /// What the tutor's heads learn; thrown away with them.
+    scratch: &'a Parameters,
     train: &'a Sample,
     validation: &'a Sample,
     model: &'a QwenModel,
@@ -297,7 +320,8 @@ impl School<'_> {
             return Ok(());
         }
         let schedule = Schedule { peak: self.options.lesson_rate, warmup: 50.min(steps), steps };
-        let variables = parameters.select(|name| !name.starts_with("visual."));
+        let mut variables = parameters.select(|name| !name.starts_with("visual."));
+        variables.extend(self.scratch.select(|_| true));
         let mut optimiser = Optimiser::new(variables, schedule, 0.01, 1.0)?;
         let tokens = self.all_image_tokens()?;
         let mut mean = Mean::default();
@@ -308,10 +332,14 @@ impl School<'_> {
             for &view in &views {
                 let mut row = self.writer.image_row();
                 let shown = self.train.appearance(view);
-                if rng.random_bool(0.6) {
+                if rng.random_bool(0.4) {
                     row.sections.push(self.writer.describe(&shown)?);
                 }
-                for _ in 0..self.options.captions_per_image {
+                for _ in 0..self.options.drills_per_image {
+                    let caption = short_caption(self.train, view, &mut rng);
+                    row.sections.push(self.writer.drill(&caption, &shown)?);
+                }
+                for _ in 0..self.options.captions_per_image / 2 {
                     let caption = short_caption(self.train, view, &mut rng);
                     row.sections.push(self.writer.locate(&caption, &shown, caption.fits(&shown))?);
                 }
@@ -338,7 +366,9 @@ impl School<'_> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed ^ 3);
         let steps = self.options.locate_steps;
         let schedule = Schedule { peak: self.options.locate_rate, warmup: 100.min(steps), steps };
-        let mut optimiser = Optimiser::new(parameters.select(|_| true), schedule, 0.01, 1.0)?;
+        let mut variables = parameters.select(|_| true);
+        variables.extend(self.scratch.select(|_| true));
+        let mut optimiser = Optimiser::new(variables, schedule, 0.01, 1.0)?;
         let mut order: Vec<usize> = (0..self.train.len()).collect();
         order.shuffle(&mut rng);
         let mut next = order.iter().copied().cycle();
@@ -374,8 +404,11 @@ impl School<'_> {
 
     /// The loss of some rows about images and of some merges.
     fn loss(&self, rows: &[Row], images: &[Tensor], rng: &mut ChaCha8Rng) -> Result<Tensor, TrainingError> {
-        let about_images =
-            Batch::new(rows, self.image_token)?.loss(self.model, &images.iter().collect::<Vec<_>>())?;
+        let about_images = Batch::new(rows, self.image_token)?.loss(
+            self.model,
+            self.tutor,
+            &images.iter().collect::<Vec<_>>(),
+        )?;
         if self.options.merges == 0 {
             return Ok(about_images);
         }
@@ -389,7 +422,7 @@ impl School<'_> {
             let section = self.writer.aggregate(&caption, &self.train.appearance(view))?;
             merges.push(Row { sections: vec![section], ..Row::default() });
         }
-        let merging = Batch::new(&merges, self.image_token)?.loss(self.model, &[])?;
+        let merging = Batch::new(&merges, self.image_token)?.loss(self.model, self.tutor, &[])?;
         Ok((about_images + merging)?)
     }
 
@@ -413,10 +446,19 @@ impl School<'_> {
         if step % REPORT_EVERY != 0 && step != steps {
             return journal.record(stage, (step, steps), &[]);
         }
-        let judged =
-            validation::judge(self.model, self.processor, self.writer, self.validation, self.image_token)?;
-        let figures =
-            [("loss", mean.take()), ("captions_auc", judged.captions), ("phrases_auc", judged.phrases)];
+        let judged = validation::judge(
+            (self.model, self.tutor),
+            self.processor,
+            self.writer,
+            self.validation,
+            self.image_token,
+        )?;
+        let figures = [
+            ("loss", mean.take()),
+            ("captions_auc", judged.captions),
+            ("phrases_auc", judged.phrases),
+            ("seen", judged.seen),
+        ];
         journal.record(stage, (step, steps), &figures)
     }
 }

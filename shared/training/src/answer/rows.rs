@@ -3,6 +3,8 @@
 use candle_core::{Device, Result, Tensor};
 use thicket_qwen::{Mask, Position, QwenModel, next_position, position_ids};
 
+use super::tutor::{Phrase, Phrases, States, Tutor};
+
 /// A token that the model should foresee.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target {
@@ -10,30 +12,39 @@ pub(crate) struct Target {
     pub(crate) at: usize,
     /// The token that should follow.
     pub(crate) token: u32,
-    /// Weight in the loss.
-    pub(crate) weight: f32,
 }
 
 /// One text. It sees the row's prefix and itself; its positions go on from the prefix.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Section {
     pub(crate) tokens: Vec<u32>,
-    pub(crate) targets: Vec<Target>,
+    /// The Yes or No that should follow.
+    pub(crate) judgement: Option<Target>,
+    /// The words that should follow, where they are more than a judgement.
+    pub(crate) answer: Vec<Target>,
+    /// Where its phrases end, and what is to be known there.
+    pub(crate) phrases: Vec<Phrase>,
 }
 
 impl Section {
     /// A question and its answer: every token of the answer is a target.
-    pub(crate) fn answered(question: Vec<u32>, answer: &[u32], weight: f32) -> Self {
+    pub(crate) fn answered(question: Vec<u32>, answer: &[u32]) -> Self {
         let start = question.len();
         let targets = answer
             .iter()
             .enumerate()
-            .map(|(index, &token)| Target { at: start + index - 1, token, weight })
+            .map(|(index, &token)| Target { at: start + index - 1, token })
             .collect();
         let mut tokens = question;
         // Nothing follows the last token of an answer, so it is not fed in.
         tokens.extend_from_slice(&answer[..answer.len().saturating_sub(1)]);
-        Self { tokens, targets }
+        Self { tokens, answer: targets, ..Self::default() }
+    }
+
+    /// A question with a Yes or No for an answer.
+    pub(crate) fn judged(question: Vec<u32>, word: u32) -> Self {
+        let at = question.len().saturating_sub(1);
+        Self { tokens: question, judgement: Some(Target { at, token: word }), ..Self::default() }
     }
 }
 
@@ -61,63 +72,112 @@ pub(crate) struct Batch {
     tokens: Vec<u32>,
     positions: Vec<Position>,
     sections: Tensor,
-    /// u32 (targets): flat index of the predicting token.
+    /// u32 (targets): flat index of the predicting token, the judgements first.
     at: Tensor,
     /// u32 (targets, 1)
     wanted: Tensor,
-    /// f32 (targets)
-    weights: Tensor,
+    judgements: usize,
+    phrases: Option<Phrases>,
+}
+
+/// What a model makes of a batch.
+struct Passed {
+    /// (targets, vocabulary)
+    logits: Tensor,
+    states: States,
+}
+
+/// What a model holds of the captions in a batch, in logits: for minus against.
+#[derive(Debug, Default)]
+pub(crate) struct Margins {
+    /// Of every judgement, in order.
+    pub(crate) judgements: Vec<f32>,
+    /// Of every phrase, in order, with whether it fits.
+    pub(crate) phrases: Vec<(f32, Option<bool>)>,
+    /// Share of the attributes named by phrases that are told as the image shows them.
+    pub(crate) seen: f32,
 }
 
 impl Batch {
     /// Joins rows. Padding is a section of its own with no targets.
     pub(crate) fn new(rows: &[Row], image_token: u32) -> Result<Self> {
         let length = rows.iter().map(Row::len).max().unwrap_or(0);
-        let mut batch = Lists::default();
+        let mut lists = Lists::default();
         for (index, row) in rows.iter().enumerate() {
-            batch.push(row, index * length, length, image_token)?;
+            lists.push(row, index * length, length, image_token)?;
         }
-        let count = batch.wanted.len();
+        let judgements = lists.judgements.len();
+        let targets: Vec<Target> = lists.judgements.into_iter().chain(lists.answers).collect();
+        let count = targets.len();
+        let at: Vec<u32> = targets.iter().map(|target| target.at as u32).collect();
+        let wanted: Vec<u32> = targets.iter().map(|target| target.token).collect();
         let device = &Device::Cpu;
         Ok(Self {
             rows: rows.len(),
             length,
-            tokens: batch.tokens,
-            positions: batch.positions,
-            sections: Tensor::from_vec(batch.sections, (rows.len(), length), device)?,
-            at: Tensor::from_vec(batch.at, count, device)?,
-            wanted: Tensor::from_vec(batch.wanted, (count, 1), device)?,
-            weights: Tensor::from_vec(batch.weights, count, device)?,
+            tokens: lists.tokens,
+            positions: lists.positions,
+            sections: Tensor::from_vec(lists.sections, (rows.len(), length), device)?,
+            at: Tensor::from_vec(at, count, device)?,
+            wanted: Tensor::from_vec(wanted, (count, 1), device)?,
+            judgements,
+            phrases: Phrases::new(&lists.phrases)?,
         })
     }
 
-    /// Weighted mean of the cross-entropy over all targets. `images` are the image tokens of the rows that have one.
-    pub(crate) fn loss(&self, model: &QwenModel, images: &[&Tensor]) -> Result<Tensor> {
-        let logits = self.logits(model, images)?;
-        let log_p = candle_nn::ops::log_softmax(&logits, 1)?.gather(&self.wanted, 1)?.squeeze(1)?;
-        let total = self.weights.sum_all()?.to_scalar::<f32>()?;
-        (log_p * &self.weights)?.sum_all()?.affine(-1.0 / f64::from(total.max(1e-6)), 0.0)
+    /// The sum of the mean losses of the judgements, of the answers' tokens and of what the phrases are to show, as far
+    /// as the batch has them. `images` are the image tokens of the rows that have one.
+    pub(crate) fn loss(&self, model: &QwenModel, tutor: &Tutor, images: &[&Tensor]) -> Result<Tensor> {
+        let passed = self.pass(model, tutor, images)?;
+        let surprise =
+            candle_nn::ops::log_softmax(&passed.logits, 1)?.gather(&self.wanted, 1)?.squeeze(1)?.neg()?;
+        let answers = surprise.dim(0)? - self.judgements;
+        let mut parts = Vec::with_capacity(4);
+        if self.judgements > 0 {
+            parts.push(surprise.narrow(0, 0, self.judgements)?.mean_all()?);
+        }
+        if answers > 0 {
+            parts.push(surprise.narrow(0, self.judgements, answers)?.mean_all()?);
+        }
+        if let Some(phrases) = &self.phrases {
+            let loss = tutor.loss(&passed.states, phrases)?;
+            parts.extend([loss.seen, loss.verdict]);
+        }
+        Tensor::stack(&parts, 0)?.sum_all()
     }
 
-    /// How much more each target's position favours `yes` than `no`, in logits, target by target.
+    /// How much the model favours `yes` over `no`.
     pub(crate) fn margins(
         &self,
         model: &QwenModel,
+        tutor: &Tutor,
         images: &[&Tensor],
-        yes: u32,
-        no: u32,
-    ) -> Result<Vec<f32>> {
-        let logits = self.logits(model, images)?;
+        (yes, no): (u32, u32),
+    ) -> Result<Margins> {
+        let passed = self.pass(model, tutor, images)?;
+        let logits = passed.logits.narrow(0, 0, self.judgements)?;
         let column = |token: u32| logits.narrow(1, token as usize, 1)?.squeeze(1);
-        (column(yes)? - column(no)?)?.to_vec1()
+        let judgements = (column(yes)? - column(no)?)?.to_vec1()?;
+        let Some(phrases) = &self.phrases else {
+            return Ok(Margins { judgements, ..Margins::default() });
+        };
+        let margins = tutor.margins(&passed.states, phrases)?;
+        Ok(Margins {
+            judgements,
+            phrases: margins.into_iter().zip(phrases.verdicts.iter().copied()).collect(),
+            seen: tutor.accuracy(&passed.states, phrases)?,
+        })
     }
 
-    /// (targets, vocabulary)
-    fn logits(&self, model: &QwenModel, images: &[&Tensor]) -> Result<Tensor> {
+    fn pass(&self, model: &QwenModel, tutor: &Tutor, images: &[&Tensor]) -> Result<Passed> {
         let x = model.embed(&self.tokens, images)?.reshape((self.rows, self.length, ()))?;
         let mask = Mask::Sections(self.sections.clone());
-        let hidden = model.language.forward_dense(&x, &self.positions, &mask)?.flatten(0, 1)?;
-        model.language.logits(&hidden.index_select(&self.at, 0)?)
+        let mut states = States::default();
+        let hidden = model.language.forward_watched(&x, &self.positions, &mask, &mut |passed, state| {
+            tutor.keep(&mut states, passed, state);
+        })?;
+        let hidden = hidden.flatten(0, 1)?.index_select(&self.at, 0)?;
+        Ok(Passed { logits: model.language.logits(&hidden)?, states })
     }
 }
 
@@ -126,9 +186,9 @@ struct Lists {
     tokens: Vec<u32>,
     positions: Vec<Position>,
     sections: Vec<u32>,
-    at: Vec<u32>,
-    wanted: Vec<u32>,
-    weights: Vec<f32>,
+    judgements: Vec<Target>,
+    answers: Vec<Target>,
+    phrases: Vec<Phrase>,
 }
 
 impl Lists {
@@ -142,15 +202,16 @@ impl Lists {
         let mut number = 0;
         for section in &row.sections {
             number += 1;
-            let offset = self.tokens.len() as u32;
+            let offset = self.tokens.len();
             self.tokens.extend_from_slice(&section.tokens);
             self.positions.extend((0..section.tokens.len() as u32).map(|index| [first + index; 3]));
             self.sections.extend(std::iter::repeat_n(number, section.tokens.len()));
-            for target in &section.targets {
-                self.at.push(offset + target.at as u32);
-                self.wanted.push(target.token);
-                self.weights.push(target.weight);
-            }
+            let over_the_batch = |target: &Target| Target { at: offset + target.at, ..*target };
+            self.judgements.extend(section.judgement.iter().map(over_the_batch));
+            self.answers.extend(section.answer.iter().map(over_the_batch));
+            self.phrases.extend(
+                section.phrases.iter().map(|phrase| Phrase { at: offset + phrase.at, ..phrase.clone() }),
+            );
         }
         let padding = start + length - self.tokens.len();
         self.tokens.extend(std::iter::repeat_n(0, padding));

@@ -2,16 +2,14 @@
 
 use rand::{Rng, seq::IndexedRandom};
 use thicket_qwen::PromptEncoder;
-use thicket_synth::{Appearance, Caption, answers, describe, merge, numbered};
+use thicket_synth::{Appearance, Caption, Claim, answers, describe, merge, numbered};
 use thicket_thi::prompts::{PromptSet, describe::sentences};
 
-use super::rows::{Row, Section, Target};
+use super::{
+    rows::{Row, Section},
+    tutor::Phrase,
+};
 use crate::{TrainingError, sample::Sample};
-
-/// Weight of the Yes or No after each phrase, relative to the one that counts.
-const PHRASE_WEIGHT: f32 = 0.2;
-/// Weight of a token of a longer answer, relative to a Yes or No.
-const TEXT_WEIGHT: f32 = 0.1;
 
 /// What the tasks are written with.
 #[derive(Debug)]
@@ -51,40 +49,51 @@ impl<'a> Writer<'a> {
         Row { prefix: self.encoder.image_prefix(self.grid), grid: Some(self.grid), sections: Vec::new() }
     }
 
-    /// Does the caption fit? After each phrase whether that phrase fits what the image shows, at the end whether it
-    /// is the person.
+    /// Is it the person? After each phrase, whether that phrase fits what the image shows.
     pub(crate) fn locate(
         &self,
         caption: &Caption,
         shown: &Appearance,
         same_person: bool,
     ) -> Result<Section, TrainingError> {
-        let word = |yes: bool| if yes { self.yes } else { self.no };
-        let mut section = self.judgement(caption)?;
-        section.targets[0].token = word(same_person);
-        for claim in &caption.claims {
-            let Some(fits) = claim.fits(shown) else { continue };
-            let said = format!("{}{}", self.before_caption, &caption.text[..claim.span.end]);
-            let at = self.tokens(&said)?.len().saturating_sub(1);
-            section.targets.push(Target { at, token: word(fits), weight: PHRASE_WEIGHT });
-        }
-        Ok(section)
-    }
-
-    /// The two words of a judgement, as tokens: Yes and No.
-    pub(crate) fn words(&self) -> (u32, u32) {
-        (self.yes, self.no)
-    }
-
-    /// A judgement as a server asks for it: one target, after the whole question.
-    fn judgement(&self, caption: &Caption) -> Result<Section, TrainingError> {
         let prompt = self
             .prompts
             .locate(&caption.text)
             .map_err(|cause| TrainingError::model("writing a prompt", cause))?;
         let question =
             self.encoder.question(&prompt).map_err(|cause| TrainingError::model("tokenizing", cause))?;
-        Ok(Section::answered(question, &[self.yes], 1.0))
+        let mut section = Section::judged(question, if same_person { self.yes } else { self.no });
+        section.phrases = self.phrases(&self.before_caption, caption, shown)?;
+        Ok(section)
+    }
+
+    /// A caption on its own, with no question: only its phrases are judged.
+    pub(crate) fn drill(&self, caption: &Caption, shown: &Appearance) -> Result<Section, TrainingError> {
+        let tokens = self.tokens(&format!("{}{}", self.before_caption, caption.text))?;
+        let phrases = self.phrases(&self.before_caption, caption, shown)?;
+        Ok(Section { tokens, phrases, ..Section::default() })
+    }
+
+    /// The phrases of a caption that stands after `before` at the beginning of a section.
+    fn phrases(
+        &self,
+        before: &str,
+        caption: &Caption,
+        shown: &Appearance,
+    ) -> Result<Vec<Phrase>, TrainingError> {
+        let phrase = |claim: &Claim| {
+            let said = format!("{before}{}", &caption.text[..claim.span.end]);
+            let at = self.tokens(&said)?.len().saturating_sub(1);
+            let claimed = claim.slots.iter().fold(0, |slots, claim| slots | 1 << claim.slot);
+            let named = Appearance { visible: shown.visible & claimed, ..*shown };
+            Ok(Phrase { at, fits: claim.fits(shown), named })
+        };
+        caption.claims.iter().map(phrase).collect()
+    }
+
+    /// The two words of a judgement, as tokens: Yes and No.
+    pub(crate) fn words(&self) -> (u32, u32) {
+        (self.yes, self.no)
     }
 
     /// The attribute answers.
@@ -93,7 +102,7 @@ impl<'a> Writer<'a> {
             self.prompts.describe().map_err(|cause| TrainingError::model("writing a prompt", cause))?;
         let question =
             self.encoder.question(&prompt).map_err(|cause| TrainingError::model("tokenizing", cause))?;
-        Ok(Section::answered(question, &self.answer(&numbered(&answers(shown)))?, TEXT_WEIGHT))
+        Ok(Section::answered(question, &self.answer(&numbered(&answers(shown)))?))
     }
 
     /// The answers merged into the caption.
@@ -109,7 +118,7 @@ impl<'a> Writer<'a> {
             .encode(&prompt, None)
             .map_err(|cause| TrainingError::model("tokenizing", cause))?
             .tokens;
-        Ok(Section::answered(question, &self.answer(&merge(caption, shown))?, TEXT_WEIGHT))
+        Ok(Section::answered(question, &self.answer(&merge(caption, shown))?))
     }
 
     fn answer(&self, text: &str) -> Result<Vec<u32>, TrainingError> {
@@ -165,10 +174,19 @@ impl Pairs {
     }
 }
 
-/// A few phrases of the image's own description or of another's, for the first lessons.
+/// A few phrases in a row of what is said of the image itself, of its person or of anyone, in a witness's words or in
+/// plain ones.
 pub(crate) fn short_caption(sample: &Sample, view: usize, rng: &mut impl Rng) -> Caption {
-    let source = if rng.random_bool(0.5) { view } else { rng.random_range(0..sample.len()) };
-    let full = describe(&sample.appearance(source));
+    let source = match rng.random_range(0..10) {
+        0..4 => view,
+        4 => sample.any_view(sample.person_of(view), rng),
+        _ => rng.random_range(0..sample.len()),
+    };
+    let full = if rng.random_bool(0.4) {
+        describe(&sample.appearance(source))
+    } else {
+        sample.fresh_caption(source, rng)
+    };
     let count = rng.random_range(1..=5).min(full.claims.len());
     let first = rng.random_range(0..=full.claims.len() - count);
     let claims = &full.claims[first..first + count];

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use rand::{SeedableRng, rngs::StdRng};
 use thicket_engine::{Answerer, Embedder, Prompt, Sampling};
@@ -17,9 +17,14 @@ use thicket_thi::{
 use super::{
     rows::{Batch, Row},
     tasks::Writer,
+    tutor::Tutor,
     vision::image_tokens,
 };
-use crate::{TrainingError, mining, run::Journal, sample::Sample};
+use crate::{
+    TrainingError, mining,
+    run::{Journal, Mean},
+    sample::Sample,
+};
 
 const ROUNDS: usize = 5;
 /// No setting with a threshold below this is considered, so less probable candidates need no description.
@@ -33,13 +38,15 @@ const LONGEST_ANSWER: usize = 256;
 pub(crate) struct Judgement {
     /// Probability that it finds a caption more fitting for its own person than for a look-alike; 0.5 is chance.
     pub(crate) captions: f32,
-    /// The same of single phrases that fit the image and that do not.
+    /// The same of single phrases that fit the image and that do not, half-way through the model.
     pub(crate) phrases: f32,
+    /// Share of the attributes named by phrases that it tells as the image shows them, half-way through the model.
+    pub(crate) seen: f32,
 }
 
 /// Lets the model judge captions of the person and of a look-alike over a part of the split.
 pub(crate) fn judge(
-    model: &QwenModel,
+    (model, tutor): (&QwenModel, &Tutor),
     processor: &Processor,
     writer: &Writer<'_>,
     sample: &Sample,
@@ -49,9 +56,9 @@ pub(crate) fn judge(
     let mut rng = StdRng::seed_from_u64(11);
     let stride = (sample.len() / IMAGES).max(1);
     let views: Vec<usize> = (0..sample.len()).step_by(stride).take(IMAGES).collect();
-    let (yes, no) = writer.words();
     let (mut own, mut other) = (Vec::new(), Vec::new());
     let (mut fitting, mut wrong) = (Vec::new(), Vec::new());
+    let mut seen = Mean::default();
     for views in views.chunks(32) {
         let mut rows = Vec::with_capacity(views.len());
         for &view in views {
@@ -68,22 +75,23 @@ pub(crate) fn judge(
         let tokens = image_tokens(&model.vision, processor, &pictures)?.detach();
         let images: Vec<_> =
             (0..views.len()).map(|index| tokens.get(index)).collect::<candle_core::Result<_>>()?;
-        let margins =
-            Batch::new(&rows, image_token)?.margins(model, &images.iter().collect::<Vec<_>>(), yes, no)?;
-        // The first target of a section is the judgement of the whole, the others are its phrases.
-        let targets = rows.iter().flat_map(|row| &row.sections).flat_map(|section| {
-            section.targets.iter().enumerate().map(|(index, target)| (index == 0, target.token == yes))
-        });
-        for ((is_whole, fits), margin) in targets.zip(margins) {
-            match (is_whole, fits) {
-                (true, true) => own.push(margin),
-                (true, false) => other.push(margin),
-                (false, true) => fitting.push(margin),
-                (false, false) => wrong.push(margin),
+        let images: Vec<&Tensor> = images.iter().collect();
+        let margins = Batch::new(&rows, image_token)?.margins(model, tutor, &images, writer.words())?;
+        // Every image has been asked about its own person first.
+        for pair in margins.judgements.chunks(2) {
+            own.extend(pair.first());
+            other.extend(pair.get(1));
+        }
+        for (margin, fits) in margins.phrases {
+            match fits {
+                Some(true) => fitting.push(margin),
+                Some(false) => wrong.push(margin),
+                None => {}
             }
         }
+        seen.add(margins.seen);
     }
-    Ok(Judgement { captions: auc(&own, &other), phrases: auc(&fitting, &wrong) })
+    Ok(Judgement { captions: auc(&own, &other), phrases: auc(&fitting, &wrong), seen: seen.take() })
 }
 
 /// Probability that a value of `above` is larger than one of `below`, ties counting half.
@@ -246,7 +254,7 @@ fn run_trial(
     for batch in usable.chunks(BATCH) {
         let texts: Vec<String> = batch.iter().map(|&index| refined_texts[index].clone()).collect();
         let vectors = embedder.embed_texts(&texts).map_err(failed)?;
-        let rows = candle_core::Tensor::new(vectors, &Device::Cpu)?.matmul(&images)?.to_vec2::<f32>()?;
+        let rows = Tensor::new(vectors, &Device::Cpu)?.matmul(&images)?.to_vec2::<f32>()?;
         for (&index, row) in batch.iter().zip(rows) {
             let (_, query, round) = pairs[index];
             refined.insert((query, round), row);

@@ -5,6 +5,7 @@
 
 mod loss;
 mod pictures;
+mod positions;
 mod vocabulary;
 
 use std::{
@@ -40,8 +41,6 @@ const REPORT_EVERY: usize = 50;
 const CHECK_EVERY: usize = 250;
 /// Scale of the softmax contrast.
 const CONTRAST_SCALE: f64 = 25.0;
-/// What the attribute heads see of a unit vector is scaled up to this length.
-const HEAD_SCALE: f64 = 8.0;
 const TEXT_ATTRIBUTES: f64 = 0.5;
 
 /// What to train, and for how long.
@@ -119,8 +118,9 @@ pub fn train_embedding(
     let (config, tokenizer) = prepare(&train, options.start.as_deref(), out)?;
     let parameters = Parameters::new(options.seed);
     let model = TwoTower::new(&config, parameters.builder())?;
-    if let Some(start) = &options.start {
-        parameters.restore(start)?;
+    match &options.start {
+        Some(start) => parameters.restore(start, "")?,
+        None => positions::draw(&parameters, &config)?,
     }
     let pictures = Pictures::new(&train, config.image_size);
     let course = Course { options, train: &train, model: &model, tokenizer: &tokenizer, pictures: &pictures };
@@ -131,6 +131,7 @@ pub fn train_embedding(
         score(out, &validation)
     };
     course.attributes(&parameters, &heads, &mut journal)?;
+    save()?;
     course.contrast(&parameters, &heads, &check, &mut journal)?;
     Ok(EmbeddingCard {
         options: options.clone(),
@@ -159,22 +160,24 @@ fn prepare(
     fs::write(&path, &vocabulary.file).map_err(TrainingError::write(&path))?;
     let config = Config {
         embed_dim: 128,
-        image_size: (96, 48),
-        patch: 8,
-        stride: 8,
+        image_size: (192, 96),
+        patch: 16,
+        stride: 16,
+        head_width: 16,
         vision_width: 128,
         vision_layers: 4,
         vocab_size: vocabulary.size,
         text_length: 77,
         text_width: 128,
         text_layers: 3,
-        tse: Some(TseConfig { dim: 256, hidden: 128, ratio: 0.3 }),
+        tse: Some(TseConfig { dim: 256, hidden: 128, ratio: 1.0 }),
     };
     let run = RunOptions {
         image_size: config.image_size,
         stride: Some(config.stride),
+        head_width: Some(config.head_width),
         text_length: Some(config.text_length),
-        select_ratio: 0.3,
+        select_ratio: config.tse.map_or(1.0, |tse| tse.ratio),
     };
     run.write(out).map_err(|cause| TrainingError::model("writing the options", cause))?;
     let tokenizer = ClipTokenizer::from_folder(out, config.vocab_size)
@@ -241,8 +244,15 @@ impl Embedded {
         Ok(Self { bge, tse })
     }
 
-    fn joined(&self) -> TensorResult<Tensor> {
-        Tensor::cat(&[&self.bge, &self.tse], 1)? * HEAD_SCALE
+    /// Both embeddings side by side, every channel of mean 0 and variance 1 over the batch.
+    ///
+    /// What fresh towers make of two images differs little beside what they make of all, and heads that saw it as it is
+    /// would learn nothing for hundreds of steps. (Luo et al., 2019, put such a neck between a person embedding and its
+    /// classifier for a like reason.)
+    fn standardised(&self) -> TensorResult<Tensor> {
+        let x = Tensor::cat(&[&self.bge, &self.tse], 1)?;
+        let x = x.broadcast_sub(&x.mean_keepdim(0)?)?;
+        x.broadcast_div(&x.sqr()?.mean_keepdim(0)?.affine(1.0, 1e-6)?.sqrt()?)
     }
 }
 
@@ -270,7 +280,7 @@ impl Course<'_> {
             .select(|name| is_trainable(name) && (name.contains(".visual.") || name.starts_with("visul")));
         variables.extend(heads.scratch.select(|_| true));
         let mut optimiser = Optimiser::new(variables, schedule, 0.01, 1.0)?;
-        let (mut mean, mut accuracy) = (Mean::default(), Mean::default());
+        let (mut mean, mut accuracy) = (Mean::default(), [Mean::default(), Mean::default()]);
         for step in 0..steps {
             let views: Vec<usize> =
                 (0..self.options.batch).map(|_| rng.random_range(0..self.train.len())).collect();
@@ -278,12 +288,14 @@ impl Course<'_> {
             let targets = self.targets(&views)?;
             let embedded = Embedded::new(&features.bge, features.tse.as_ref())?;
             let from_tokens = Heads::logits(&heads.tokens, &features.tokens.flatten_from(1)?)?;
-            let from_embedding = Heads::logits(&heads.embedding, &embedded.joined()?)?;
-            accuracy.add(targets.accuracy(&from_embedding)?);
+            let from_embedding = Heads::logits(&heads.embedding, &embedded.standardised()?)?;
+            accuracy[0].add(targets.accuracy(&from_embedding)?);
+            accuracy[1].add(targets.accuracy(&from_tokens)?);
             let loss = (targets.loss(&from_tokens)? + targets.loss(&from_embedding)?)?;
             mean.add(optimiser.descend(&loss)?);
             if (step + 1) % REPORT_EVERY == 0 {
-                let figures = [("loss", mean.take()), ("accuracy", accuracy.take())];
+                let [embedding, tokens] = accuracy.each_mut().map(Mean::take);
+                let figures = [("loss", mean.take()), ("accuracy", embedding), ("token_accuracy", tokens)];
                 journal.record(STAGE, (step + 1, steps), &figures)?;
             } else {
                 journal.record(STAGE, (step + 1, steps), &[])?;
@@ -326,8 +338,9 @@ impl Course<'_> {
             let mut loss = (triplet_alignment(&global, &same)? + triplet_alignment(&local, &same)?)?;
             loss = (loss + softmax_contrast(&global, &same, CONTRAST_SCALE)?)?;
             loss = (loss + softmax_contrast(&local, &same, CONTRAST_SCALE)?)?;
-            let seen = self.targets(&views)?.loss(&Heads::logits(&heads.embedding, &image.joined()?)?)?;
-            let said = said(&captions)?.loss(&Heads::logits(&heads.embedding, &text.joined()?)?)?;
+            let seen =
+                self.targets(&views)?.loss(&Heads::logits(&heads.embedding, &image.standardised()?)?)?;
+            let said = said(&captions)?.loss(&Heads::logits(&heads.embedding, &text.standardised()?)?)?;
             loss = (loss + (seen + (said * TEXT_ATTRIBUTES)?)?)?;
             mean.add(optimiser.descend(&loss)?);
 
