@@ -62,7 +62,7 @@ require_rust
 say "downloading the crates"
 fetch_crates
 
-say "building Thicket in release mode (the first time takes 10 to 20 minutes on 2 cores)"
+say "building Thicket in release mode (the first time takes 15 to 20 minutes on 2 cores)"
 build_start=$SECONDS
 if ! cargo build --release --locked --offline --workspace --bins >&2; then
     ! is_disk_full "$root" || die 1 "the disk is full: free some space and run this again"

@@ -73,9 +73,9 @@ pub struct AnswerOptions {
     pub locate_rate: f64,
     /// Images in a step of the language model.
     pub batch: usize,
-    /// Captions judged for each image.
+    /// Captions judged for each image; half as many short ones in the lessons.
     pub captions_per_image: usize,
-    /// Short captions for each image of which only the phrases are judged.
+    /// Further short captions for each image in the lessons, of which only the phrases are judged.
     pub drills_per_image: usize,
     /// Merges learnt in each step.
     pub merges: usize,
@@ -92,9 +92,9 @@ impl Default for AnswerOptions {
             vision_steps: 1_500,
             vision_batch: 64,
             vision_rate: 2e-3,
-            lesson_steps: 500,
+            lesson_steps: 900,
             lesson_rate: 2e-3,
-            locate_steps: 2_000,
+            locate_steps: 1_200,
             locate_rate: 1e-3,
             batch: 24,
             captions_per_image: 4,

@@ -202,3 +202,76 @@ pub(crate) fn short_caption(sample: &Sample, view: usize, rng: &mut impl Rng) ->
         .collect();
     Caption { text: full.text[start..end].to_string(), claims }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+    use thicket_synth::{Benchmark, Sizes, Split};
+
+    use super::*;
+    use crate::answer::{PROMPTS, VOCABULARY, config, corpus, vocabulary};
+
+    fn sample() -> Sample {
+        let sizes = Sizes { train: 3, val: 1, test: 1, ..Sizes::default() };
+        Sample::paint(&Benchmark::new(5, sizes).unwrap(), Split::Train)
+    }
+
+    fn encoder(sample: &Sample) -> PromptEncoder {
+        let tokenizer = vocabulary::learn(&corpus(sample), VOCABULARY).unwrap();
+        let config = config(&tokenizer).unwrap();
+        PromptEncoder::new(tokenizer, &config).unwrap()
+    }
+
+    #[test]
+    fn a_phrase_is_judged_at_its_last_token_by_what_it_names() {
+        let sample = sample();
+        let encoder = encoder(&sample);
+        let prompts = PromptSet::parse(PROMPTS).unwrap();
+        let writer = Writer::new(&encoder, &prompts, (6, 3)).unwrap();
+        let mut rng = StdRng::seed_from_u64(3);
+        for view in 0..sample.len() {
+            let caption = sample.fresh_caption((view + 1) % sample.len(), &mut rng);
+            let shown = sample.appearance(view);
+            let section = writer.locate(&caption, &shown, true).unwrap();
+            assert_eq!(section.phrases.len(), caption.claims.len());
+            for (phrase, claim) in section.phrases.iter().zip(&caption.claims) {
+                let said = encoder.decode(&section.tokens[..=phrase.at]).unwrap();
+                assert_eq!(said, caption.text[..claim.span.end]);
+                assert_eq!(phrase.fits, claim.fits(&shown));
+                for slot in 0..thicket_synth::SLOT_COUNT {
+                    let claimed = claim.slots.iter().any(|claim| claim.slot == slot);
+                    assert_eq!(phrase.named.is_visible(slot), claimed && shown.is_visible(slot));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_judgement_is_asked_for_after_the_whole_question() {
+        let sample = sample();
+        let encoder = encoder(&sample);
+        let prompts = PromptSet::parse(PROMPTS).unwrap();
+        let writer = Writer::new(&encoder, &prompts, (6, 3)).unwrap();
+        let (yes, no) = writer.words();
+        let (_, caption) = &sample.views[0].captions[0];
+        for (same, word) in [(true, yes), (false, no)] {
+            let section = writer.locate(caption, &sample.appearance(0), same).unwrap();
+            let question = encoder.question(&prompts.locate(&caption.text).unwrap()).unwrap();
+            assert_eq!(section.tokens, question);
+            let target = section.judgement.unwrap();
+            assert_eq!((target.at, target.token), (question.len() - 1, word));
+        }
+    }
+
+    #[test]
+    fn a_short_caption_holds_whole_phrases() {
+        let sample = sample();
+        let mut rng = StdRng::seed_from_u64(4);
+        for view in 0..sample.len() {
+            let caption = short_caption(&sample, view, &mut rng);
+            assert!((1..=5).contains(&caption.claims.len()));
+            assert_eq!(caption.claims[0].span.start, 0);
+            assert_eq!(caption.claims.last().unwrap().span.end, caption.text.len());
+        }
+    }
+}

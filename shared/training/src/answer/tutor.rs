@@ -139,3 +139,62 @@ impl Tutor {
         phrases.named.accuracy(&seen.reshape(((), SLOT_COUNT, SLOT_WIDTH))?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HIDDEN: usize = 8;
+
+    fn phrase(at: usize, fits: Option<bool>) -> Phrase {
+        Phrase { at, fits, named: Appearance { values: [0; SLOT_COUNT], visible: 1 } }
+    }
+
+    fn states(tutor: &Tutor) -> States {
+        let mut states = States::default();
+        for passed in 1..=4 {
+            let state = Tensor::full(passed as f32, (6, HIDDEN), &Device::Cpu).unwrap();
+            tutor.keep(&mut states, passed, &state);
+        }
+        states
+    }
+
+    #[test]
+    fn the_verdict_is_looked_for_one_layer_before_the_last_and_what_is_seen_one_earlier() {
+        let tutor = Tutor::new(HIDDEN, 4, &Parameters::new(1)).unwrap();
+        let kept = states(&tutor);
+        let value = |state: Option<Tensor>| state.unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(value(kept.verdict), 3.0);
+        assert_eq!(value(kept.seen), 2.0);
+    }
+
+    #[test]
+    fn a_phrase_whose_truth_cannot_be_told_does_not_count() {
+        let tutor = Tutor::new(HIDDEN, 4, &Parameters::new(1)).unwrap();
+        let states = states(&tutor);
+        let verdict = |phrases: &[Phrase]| {
+            let phrases = Phrases::new(phrases).unwrap().unwrap();
+            tutor.loss(&states, &phrases).unwrap().verdict.to_scalar::<f32>().unwrap()
+        };
+        let alone = verdict(&[phrase(0, Some(true))]);
+        assert!((verdict(&[phrase(0, Some(true)), phrase(3, None)]) - alone).abs() < 1e-6);
+        assert!((verdict(&[phrase(0, Some(false))]) - alone).abs() > 1e-3);
+    }
+
+    #[test]
+    fn margins_follow_the_verdict_head() {
+        let tutor = Tutor::new(HIDDEN, 4, &Parameters::new(1)).unwrap();
+        let phrases = Phrases::new(&[phrase(0, Some(true)), phrase(5, None)]).unwrap().unwrap();
+        let states = states(&tutor);
+        let margins = tutor.margins(&states, &phrases).unwrap();
+        let loss = tutor.loss(&states, &phrases).unwrap().verdict.to_scalar::<f32>().unwrap();
+        // Cross-entropy of two classes is ln(1 + exp(-margin)).
+        assert!((loss - (1.0 + (-margins[0]).exp()).ln()).abs() < 1e-5);
+        assert_eq!(margins.len(), 2);
+    }
+
+    #[test]
+    fn no_phrases_are_no_batch_of_phrases() {
+        assert!(Phrases::new(&[]).unwrap().is_none());
+    }
+}

@@ -66,9 +66,9 @@ impl Default for EmbeddingOptions {
     fn default() -> Self {
         Self {
             seed: 1,
-            attribute_steps: 450,
+            attribute_steps: 600,
             attribute_rate: 1.5e-3,
-            contrast_steps: 800,
+            contrast_steps: 1_000,
             contrast_rate: 1e-3,
             batch: 128,
             start: None,
