@@ -7,7 +7,7 @@ use tonic::transport::Channel;
 
 /// The folder of reference data.
 pub fn goldens() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
 }
 
 /// What a cluster is made of.

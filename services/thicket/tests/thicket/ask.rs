@@ -6,7 +6,7 @@ use crate::support::{Files, Run, run};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/qwen")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/qwen")
 }
 
 fn ask(model: &str, rest: &[&str]) -> Run {

@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use crate::support::{Files, Run, thicket};
 
 fn goldens() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
 }
 
 /// A running cluster; killed when dropped.

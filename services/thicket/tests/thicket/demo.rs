@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::support::{Files, run, thicket};
 
 fn goldens(name: &str) -> String {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens").join(name);
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
     folder.to_str().unwrap().to_owned()
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 const TOLERANCE: f64 = 1e-4;
 
 fn checkpoint(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/clip").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/clip").join(name)
 }
 
 fn golden(name: &str) -> Value {

@@ -1,4 +1,4 @@
-//! Decoding and resizing against files that Pillow made (tests/goldens/clip).
+//! Decoding and resizing against files that Pillow made (tests/golden/clip).
 
 use std::{fs, path::PathBuf};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 use thicket_imaging::{Filter, ImagingError, Limits, RgbImage, decode, resize, smart_resize};
 
 fn goldens() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/clip")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/clip")
 }
 
 fn read(name: &str) -> RgbImage {

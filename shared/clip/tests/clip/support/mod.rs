@@ -1,4 +1,4 @@
-//! The goldens of tests/goldens/clip and how they are compared.
+//! The goldens of tests/golden/clip and how they are compared.
 
 use std::{collections::HashMap, fs, path::PathBuf};
 
@@ -11,7 +11,7 @@ use thicket_clip::{ClipEmbedder, Config, LoadOptions, RunOptions};
 use thicket_imaging::{Filter, Limits, clip_normalised, decode, resize};
 
 pub(crate) fn folder(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/clip").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/clip").join(name)
 }
 
 pub(crate) fn golden(name: &str) -> Value {

@@ -1,4 +1,4 @@
-//! The fixtures in `tests/goldens/qwen`.
+//! The fixtures in `tests/golden/qwen`.
 
 use std::{
     collections::HashMap,
@@ -42,7 +42,7 @@ impl Case {
 }
 
 pub(crate) fn goldens() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/qwen")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/qwen")
 }
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
