@@ -6,6 +6,7 @@
 //! there, and [`Checkpoint::finish`] afterwards refuses tensors that nobody took. Nothing is ever filled in.
 
 mod error;
+mod shard;
 mod source;
 
 use std::{
@@ -34,6 +35,7 @@ pub struct Checkpoint {
 struct Entry {
     stored_name: String,
     shape: Vec<usize>,
+    dtype: Option<DType>,
 }
 
 impl Checkpoint {
@@ -65,11 +67,12 @@ impl Checkpoint {
     }
 
     fn from_source(
-        (source, shapes, fingerprint): source::Opened,
+        (source, fingerprint): source::Opened,
     ) -> std::result::Result<Self, CheckpointError> {
-        let tensors = shapes
+        let tensors = source
+            .entries()
             .into_iter()
-            .map(|(name, shape)| (name.clone(), Entry { stored_name: name, shape }))
+            .map(|(name, shape, dtype)| (name.clone(), Entry { stored_name: name, shape, dtype }))
             .collect();
         Ok(Self { source: Arc::new(source), tensors, used: Arc::default(), fingerprint })
     }
@@ -83,6 +86,12 @@ impl Checkpoint {
     #[must_use]
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// Stored dtype of a tensor, `None` where there is no such tensor or its dtype is one that is not read.
+    #[must_use]
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        self.tensors.get(name).and_then(|entry| entry.dtype)
     }
 
     /// Hex BLAKE3 digest of the weight files.
@@ -115,10 +124,23 @@ impl Checkpoint {
     /// Reads fail on a missing tensor, a shape other than the asked one, and values that are not finite.
     #[must_use]
     pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        self.builder(dtype, device, false)
+    }
+
+    /// As [`Self::var_builder`], for a model that computes in `dtype` but multiplies by matrices of a narrower type:
+    /// in f32 on the CPU, tensors of two or more dimensions keep a 16-bit type they are stored in, so that a model
+    /// occupies what its file does. Nothing is rounded either way.
+    #[must_use]
+    pub fn compact_var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        self.builder(dtype, device, device.is_cpu() && dtype == DType::F32)
+    }
+
+    fn builder(&self, dtype: DType, device: &Device, compact: bool) -> VarBuilder<'static> {
         let backend = StrictTensors {
             source: Arc::clone(&self.source),
             tensors: self.tensors.clone(),
             used: Arc::clone(&self.used),
+            compact,
         };
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
@@ -141,6 +163,8 @@ struct StrictTensors {
     source: Arc<Source>,
     tensors: BTreeMap<String, Entry>,
     used: Arc<Mutex<BTreeSet<String>>>,
+    /// Matrices keep a 16-bit type.
+    compact: bool,
 }
 
 impl SimpleBackend for StrictTensors {
@@ -164,6 +188,9 @@ impl SimpleBackend for StrictTensors {
             return Err(Error::Msg(format!("tensor {name} holds a value that is not finite")));
         }
         self.used.lock().insert(name.to_string());
+        if self.compact && tensor.rank() >= 2 && matches!(tensor.dtype(), DType::F16 | DType::BF16) {
+            return Ok(tensor);
+        }
         tensor.to_dtype(dtype)?.to_device(device)
     }
 
@@ -307,6 +334,37 @@ mod tests {
         assert_eq!(Checkpoint::open(dir.path()).unwrap().fingerprint(), first);
         write(dir.path(), "model.safetensors", &[("a", Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap())]);
         assert_ne!(Checkpoint::open(dir.path()).unwrap().fingerprint(), first);
+    }
+
+    #[test]
+    fn a_compact_builder_keeps_matrices_in_16_bits_and_widens_vectors() {
+        let dir = tempfile::tempdir().unwrap();
+        let half = |shape: &[usize]| ones(shape).to_dtype(DType::BF16).unwrap();
+        write(dir.path(), "model.safetensors", &[("matrix", half(&[2, 3])), ("vector", half(&[3]))]);
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let dtypes = |builder: VarBuilder<'static>| {
+            let matrix = builder.get((2, 3), "matrix").unwrap().dtype();
+            (matrix, builder.get(3, "vector").unwrap().dtype())
+        };
+        let compact = |dtype| dtypes(checkpoint.compact_var_builder(dtype, &Device::Cpu));
+        assert_eq!(compact(DType::F32), (DType::BF16, DType::F32));
+        assert_eq!(compact(DType::F16), (DType::F16, DType::F16));
+        assert_eq!(dtypes(checkpoint.var_builder(DType::F32, &Device::Cpu)), (DType::F32, DType::F32));
+        assert_eq!(checkpoint.dtype("matrix"), Some(DType::BF16));
+    }
+
+    #[test]
+    fn a_tensor_in_two_shards_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "one.safetensors", &[("a", ones(&[2]))]);
+        write(dir.path(), "two.safetensors", &[("a", ones(&[2])), ("b", ones(&[3]))]);
+        fs::write(
+            dir.path().join("model.safetensors.index.json"),
+            r#"{"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#,
+        )
+        .unwrap();
+        let error = Checkpoint::open(dir.path()).unwrap_err();
+        assert!(matches!(&error, CheckpointError::Duplicate { name } if name == "a"), "{error}");
     }
 
     #[test]

@@ -4,19 +4,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::{Device, Result, Tensor, pickle::PthTensors, safetensors::MmapedSafetensors};
+use candle_core::{DType, Result, Tensor, pickle::PthTensors};
 use serde::Deserialize;
 
-use crate::CheckpointError;
+use crate::{CheckpointError, shard::Shards};
 
 /// Where tensors are read from.
 pub(crate) enum Source {
-    Safetensors(MmapedSafetensors),
+    Safetensors(Shards),
     Pickle(PthTensors),
 }
 
-/// A source, the shapes of its tensors and the digest of its files.
-pub(crate) type Opened = (Source, BTreeMap<String, Vec<usize>>, String);
+/// A source and the digest of its files.
+pub(crate) type Opened = (Source, String);
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,10 +28,24 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
+    /// Name, shape and stored dtype of every tensor; no dtype where it is one that is not read.
+    pub(crate) fn entries(&self) -> Vec<(String, Vec<usize>, Option<DType>)> {
+        match self {
+            Self::Safetensors(shards) => {
+                shards.entries().map(|(name, shape, dtype)| (name.clone(), shape.clone(), dtype)).collect()
+            }
+            Self::Pickle(archive) => archive
+                .tensor_infos()
+                .iter()
+                .map(|(name, info)| (name.clone(), info.layout.shape().dims().to_vec(), Some(info.dtype)))
+                .collect(),
+        }
+    }
+
     /// Reads one tensor to the CPU in its stored dtype.
     pub(crate) fn load(&self, name: &str) -> Result<Tensor> {
         match self {
-            Self::Safetensors(files) => files.load(name, &Device::Cpu),
+            Self::Safetensors(shards) => shards.load(name),
             Self::Pickle(archive) => archive
                 .get(name)?
                 .ok_or_else(|| candle_core::Error::Msg(format!("tensor {name} is missing")))?
@@ -56,9 +70,10 @@ pub(crate) fn open_safetensors(dir: &Path) -> std::result::Result<Opened, Checkp
         None if dir.join(SINGLE_FILE).is_file() => vec![dir.join(SINGLE_FILE)],
         None => return Err(CheckpointError::NoWeights { path: dir.to_path_buf() }),
     };
-    let (source, shapes) = map_files(&files)?;
+    let shards = Shards::open(&files)?;
+    let held: BTreeSet<&String> = shards.entries().map(|(name, ..)| name).collect();
     if let Some(index) = index
-        && let Some((tensor, file)) = index.weight_map.iter().find(|(name, _)| !shapes.contains_key(*name))
+        && let Some((tensor, file)) = index.weight_map.iter().find(|(name, _)| !held.contains(name))
     {
         return Err(CheckpointError::AbsentTensor {
             index: index_path,
@@ -66,33 +81,27 @@ pub(crate) fn open_safetensors(dir: &Path) -> std::result::Result<Opened, Checkp
             file: file.clone(),
         });
     }
-    Ok((source, shapes, digest(&files)?))
+    Ok((Source::Safetensors(shards), digest(&files)?))
 }
 
 pub(crate) fn open_file(path: &Path) -> std::result::Result<Opened, CheckpointError> {
     require_file(path)?;
     let files = [path.to_path_buf()];
-    let (source, shapes) = map_files(&files)?;
-    Ok((source, shapes, digest(&files)?))
+    Ok((Source::Safetensors(Shards::open(&files)?), digest(&files)?))
 }
 
 pub(crate) fn open_pth(path: &Path, top_key: Option<&str>) -> std::result::Result<Opened, CheckpointError> {
     require_file(path)?;
     let archive = PthTensors::new(path, top_key)
         .map_err(|cause| CheckpointError::Damaged { path: path.to_path_buf(), reason: one_line(&cause) })?;
-    let shapes: BTreeMap<_, _> = archive
-        .tensor_infos()
-        .iter()
-        .map(|(name, info)| (name.clone(), info.layout.shape().dims().to_vec()))
-        .collect();
-    if shapes.is_empty() {
+    if archive.tensor_infos().is_empty() {
         let reason = match top_key {
             Some(key) => format!("it holds no tensors under `{key}`"),
             None => "it holds no tensors".to_string(),
         };
         return Err(CheckpointError::Damaged { path: path.to_path_buf(), reason });
     }
-    Ok((Source::Pickle(archive), shapes, digest(&[path.to_path_buf()])?))
+    Ok((Source::Pickle(archive), digest(&[path.to_path_buf()])?))
 }
 
 fn require_file(path: &Path) -> std::result::Result<(), CheckpointError> {
@@ -132,29 +141,6 @@ fn shard_paths(
         paths.push(path);
     }
     Ok(paths)
-}
-
-type Mapped = (Source, BTreeMap<String, Vec<usize>>);
-
-fn map_files(paths: &[PathBuf]) -> std::result::Result<Mapped, CheckpointError> {
-    // Each file is opened alone first, so that the error of a damaged one names it.
-    for path in paths {
-        map(std::slice::from_ref(path))
-            .map_err(|cause| CheckpointError::Damaged { path: path.clone(), reason: one_line(&cause) })?;
-    }
-    let files = map(paths).map_err(|cause| CheckpointError::Damaged {
-        path: paths.first().cloned().unwrap_or_default(),
-        reason: one_line(&cause),
-    })?;
-    let shapes = files.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect();
-    Ok((Source::Safetensors(files), shapes))
-}
-
-#[allow(unsafe_code)]
-fn map(paths: &[PathBuf]) -> Result<MmapedSafetensors> {
-    // SAFETY: a mapped file must not change while it is mapped. Checkpoint folders are read-only data by contract
-    // (documented in the README); the same contract holds for every program that maps weights.
-    unsafe { MmapedSafetensors::multi(paths) }
 }
 
 fn digest(paths: &[PathBuf]) -> std::result::Result<String, CheckpointError> {

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use image::RgbImage;
 
@@ -11,6 +11,16 @@ pub struct Prompt {
     pub image: Option<Arc<RgbImage>>,
     /// The text after the image.
     pub text: String,
+    /// Name of the loaded adapter that answers; `None` for the model as it was started.
+    pub adapter: Option<Arc<str>>,
+}
+
+impl Prompt {
+    /// A prompt to the model as it was started.
+    #[must_use]
+    pub fn new(image: Option<Arc<RgbImage>>, text: impl Into<String>) -> Self {
+        Self { image, text: text.into(), adapter: None }
+    }
 }
 
 /// How the next token is chosen.
@@ -69,13 +79,32 @@ pub struct AnswererInfo {
     pub context_length: usize,
 }
 
+/// What a caller must know of a loaded adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterInfo {
+    /// The name that prompts call it by.
+    pub name: String,
+    /// Hex digest of the base model and the adapter: equal fingerprints give equal greedy answers.
+    pub fingerprint: String,
+}
+
 /// A multimodal language model.
 ///
-/// The two methods take batches; the answer to a prompt does not depend on what else is in its batch. A bad prompt
-/// fails alone, which is why results are per prompt.
+/// The methods that answer take batches; the answer to a prompt does not depend on what else is in its batch. A bad
+/// prompt fails alone, which is why results are per prompt.
 pub trait Answerer: Send {
     /// What this model is.
     fn info(&self) -> &AnswererInfo;
+
+    /// Makes the adapter in a folder available under a name, in place of any other of that name. The base is shared:
+    /// what is added is the adapter's own size.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for a folder that holds no adapter for this model; whatever had the name stays.
+    fn load_adapter(&mut self, name: &str, folder: &Path) -> Result<AdapterInfo, EngineError>;
+
+    /// Gives up an adapter. False where none has the name.
+    fn unload_adapter(&mut self, name: &str) -> bool;
 
     /// Reads p(Yes) of each prompt from one forward pass; nothing is decoded.
     fn judge(&mut self, prompts: &[Prompt]) -> Vec<Result<Verdict, EngineError>>;

@@ -1,10 +1,10 @@
 /// Why a model or an index could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
     /// The input breaks a limit or a rule that the caller can see; asking again will not help.
     #[error("{field}: {reason}")]
     InvalidInput {
-        /// The offending field, in the caller's terms (`text`, `image`, `vector`, `max_tokens`).
+        /// The offending field, in the caller's terms (`text`, `image`, `vector`, `max_tokens`, `adapter`).
         field: &'static str,
         /// What is wrong, with the limit and the actual value.
         reason: String,

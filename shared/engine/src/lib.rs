@@ -8,7 +8,7 @@ mod embedder;
 mod error;
 mod index;
 
-pub use answerer::{Answerer, AnswererInfo, Finish, Generation, Prompt, Sampling, Verdict};
+pub use answerer::{AdapterInfo, Answerer, AnswererInfo, Finish, Generation, Prompt, Sampling, Verdict};
 pub use embedder::{Embedder, EmbedderInfo, Similarity};
 pub use error::EngineError;
 pub use index::{Hit, VectorIndex};

@@ -9,8 +9,11 @@ mod elementwise;
 mod linear;
 mod memory;
 mod normalisation;
+mod product;
+mod quantized;
 
 pub use attention::{Mask, attention};
 pub use elementwise::{quick_gelu, softmax};
 pub use linear::{Linear, linear};
 pub use normalisation::{layer_norm, rms_norm};
+pub use quantized::{Quantization, QuantizedMatrix};

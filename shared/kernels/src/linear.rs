@@ -1,9 +1,12 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Module, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, Slice, linalg::general_mat_mul};
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use crate::memory::{contiguous, is_cpu_f32, rows_per_task, with_values};
+use crate::{
+    memory::{contiguous, in_order, is_cpu_f32, rows_per_task, with_values},
+    product::{matrix, multiply, multiply_packed},
+};
 
 /// `y = x W^T + b` with `W` of shape `[out, in]`, as checkpoints store it.
 #[derive(Debug, Clone)]
@@ -51,7 +54,8 @@ impl Module for Linear {
 /// `x W^T + b`: x `[..., in]`, weight `[out, in]`, bias `[out]`, result `[..., out]`.
 ///
 /// In f32 on the CPU a row of the result depends on its own row of `x` alone, bit for bit, whatever the number of rows
-/// and threads.
+/// and threads. There, the weight may also be f16 or bf16: it is widened as it is used, so that the result is that of
+/// the same weight in f32, bit for bit. Such a weight has no gradient.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -85,13 +89,6 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     y.reshape(shape)
 }
 
-/// Most rows of a product that one task computes: enough to repay packing the right-hand matrix, few enough that the
-/// task's part of the result stays in the second-level cache. How the rows are shared out changes no result, as a row
-/// depends on itself alone.
-const ROWS: usize = 192;
-/// Fewest: below this the packing costs more than a second thread saves.
-const FEWEST_ROWS: usize = 64;
-
 /// The linear map on the CPU in f32.
 ///
 /// candle's own matrix product starts threads of its own for each call and adds the bias, forward and backward, in
@@ -105,10 +102,26 @@ impl Affine {
         bias: Option<&[f32]>,
     ) -> Result<(CpuStorage, Shape)> {
         let (output, input) = weight_layout.shape().dims2()?;
-        let (x, weight) = (contiguous(x, x_layout)?, contiguous(weight, weight_layout)?);
+        let x = contiguous(x, x_layout)?;
         let rows = x.len() / input.max(1);
         let mut y = vec![0f32; rows * output];
-        multiply(matrix(x, input)?, matrix(weight, input)?.reversed_axes(), bias, &mut y)?;
+        let x = matrix(x, input)?;
+        match weight {
+            CpuStorage::F16(weight) => {
+                multiply_packed(x, in_order(weight, weight_layout)?, bias, &mut y, |narrow, wide| {
+                    narrow.convert_to_f32_slice(wide);
+                })?;
+            }
+            CpuStorage::BF16(weight) => {
+                multiply_packed(x, in_order(weight, weight_layout)?, bias, &mut y, |narrow, wide| {
+                    narrow.convert_to_f32_slice(wide);
+                })?;
+            }
+            _ => {
+                let weight = matrix(contiguous(weight, weight_layout)?, input)?;
+                multiply(x, weight.reversed_axes(), bias, &mut y)?;
+            }
+        }
         let mut shape = x_layout.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = output;
@@ -135,36 +148,6 @@ impl Affine {
         let device = x.device();
         Ok((Tensor::from_vec(dx, x.shape(), device)?, Tensor::from_vec(dw, (output, input), device)?))
     }
-}
-
-/// Writes the product of `a` and `b`, plus `bias` in every row, to `y`, row-major, rows in parallel.
-fn multiply(
-    a: ArrayView2<'_, f32>,
-    b: ArrayView2<'_, f32>,
-    bias: Option<&[f32]>,
-    y: &mut [f32],
-) -> Result<()> {
-    let width = b.ncols();
-    if y.is_empty() {
-        return Ok(());
-    }
-    let share = a.nrows().div_ceil(rayon::current_num_threads()).clamp(FEWEST_ROWS, ROWS);
-    y.par_chunks_mut(share * width).enumerate().try_for_each(|(chunk, y)| {
-        let rows = y.len() / width;
-        let a = a.slice_axis(Axis(0), Slice::from(chunk * share..chunk * share + rows));
-        if let Some(bias) = bias {
-            y.chunks_mut(width).for_each(|row| row.copy_from_slice(bias));
-        }
-        let mut y = ArrayViewMut2::from_shape((rows, width), y)
-            .map_err(|cause| Error::Msg(format!("linear map: {cause}")))?;
-        general_mat_mul(1.0, &a, &b, f32::from(u8::from(bias.is_some())), &mut y);
-        Ok(())
-    })
-}
-
-fn matrix(values: &[f32], width: usize) -> Result<ArrayView2<'_, f32>> {
-    ArrayView2::from_shape((values.len() / width.max(1), width), values)
-        .map_err(|cause| Error::Msg(format!("linear map: {cause}")))
 }
 
 impl CustomOp3 for Affine {
@@ -252,7 +235,7 @@ pub(crate) fn sum_rows(values: &[f32], width: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::{DType, Device, Var};
 
     use super::*;
     use crate::attention::tests::assert_close;
@@ -299,6 +282,23 @@ mod tests {
         for row in [0, 1, 63, 64, 300] {
             let alone = linear(&x.narrow(0, row, 1)?, &weight, None)?.to_vec2::<f32>()?;
             assert_eq!(alone[0], together[row]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_16_bit_weight_gives_the_bits_of_the_widened_one() -> Result<()> {
+        for (rows, input, output) in [(1, 300, 70), (301, 300, 700), (5, 1, 1), (70, 4000, 90)] {
+            let x = Tensor::randn(0f32, 1.0, (rows, input), &Device::Cpu)?;
+            let bias = Tensor::randn(0f32, 1.0, output, &Device::Cpu)?;
+            for dtype in [DType::F16, DType::BF16] {
+                let narrow = Tensor::randn(0f32, 1.0, (output, input), &Device::Cpu)?.to_dtype(dtype)?;
+                let wide = narrow.to_dtype(DType::F32)?;
+                for bias in [None, Some(&bias)] {
+                    let actual = linear(&x, &narrow, bias)?.to_vec2::<f32>()?;
+                    assert_eq!(actual, linear(&x, &wide, bias)?.to_vec2::<f32>()?);
+                }
+            }
         }
         Ok(())
     }

@@ -14,10 +14,15 @@ pub(crate) fn values(storage: &CpuStorage) -> Result<&[f32]> {
 
 /// The values of a contiguous layout.
 pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    in_order(values(storage)?, layout)
+}
+
+/// The part of `values` that a contiguous layout covers.
+pub(crate) fn in_order<'a, T>(values: &'a [T], layout: &Layout) -> Result<&'a [T]> {
     let (start, end) = layout
         .contiguous_offsets()
         .ok_or_else(|| Error::Msg("a fused operation needs a contiguous input".to_string()))?;
-    Ok(&values(storage)?[start..end])
+    Ok(&values[start..end])
 }
 
 /// Calls `read` with the values of a tensor, made contiguous first.

@@ -1,14 +1,18 @@
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
-use thicket_engine::{Answerer, AnswererInfo, EngineError, Generation, Prompt, Sampling, Verdict};
+use thicket_engine::{
+    AdapterInfo, Answerer, AnswererInfo, EngineError, Generation, Prompt, Sampling, Verdict,
+};
+use thicket_kernels::Quantization;
 
 use crate::{
+    adapter::Adapter,
     config::{ConfigError, TokenIds, read_json},
     features::{FeatureCache, ImageKey, image_key},
     generation::{Decoder, MAX_PREFILL_TOKENS, Task, chunks_by_tokens, last_logits},
@@ -32,10 +36,35 @@ pub struct LoadOptions {
     pub name: String,
     /// A LoRA adapter in the form PEFT saves it, merged into the weights as they are read.
     pub adapter: Option<PathBuf>,
-    /// What weights are converted to and computed in.
+    /// Whether the linear maps of the language model's layers are quantized as they are read.
+    pub quantization: Option<Quantization>,
+    /// What the model computes in. Weights are converted to it, except that in f32 on the CPU matrices stay in a 16-bit
+    /// type they are stored in; that changes no result.
     pub dtype: DType,
     /// Where the model runs.
     pub device: Device,
+}
+
+impl LoadOptions {
+    /// The model alone in f32 on the CPU, the reference.
+    #[must_use]
+    pub fn reference(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            adapter: None,
+            quantization: None,
+            dtype: DType::F32,
+            device: Device::Cpu,
+        }
+    }
+}
+
+/// The model that answers a prompt: the base, or the base with an adapter beside its weights.
+#[derive(Debug, Clone)]
+struct View {
+    model: Arc<QwenModel>,
+    /// Digest of an adapter that changes the vision tower; empty without one.
+    eyes: String,
 }
 
 /// A Qwen2-VL folder as an [`Answerer`].
@@ -45,7 +74,8 @@ pub struct LoadOptions {
 #[derive(Debug)]
 pub struct QwenAnswerer {
     info: AnswererInfo,
-    model: QwenModel,
+    base: View,
+    adapted: BTreeMap<String, View>,
     processor: Processor,
     encoder: PromptEncoder,
     features: FeatureCache,
@@ -76,18 +106,50 @@ impl QwenAnswerer {
             .or(config.eos_token_id.clone())
             .map_or_else(|| vec![encoder.end_of_turn()], |ids| ids.to_vec());
         let (model, weights) =
-            QwenModel::load(dir, options.adapter.as_deref(), options.dtype, &options.device)?;
-        let fingerprint = fingerprint(dir, &weights, options.dtype);
+            QwenModel::load(dir, options.adapter.as_deref(), options.quantization, options.dtype, &options.device)?;
+        let fingerprint = fingerprint(dir, &weights, &options);
         let info =
             AnswererInfo { name: options.name, fingerprint, context_length: config.max_position_embeddings };
         let (yes, no) = (encoder.single_tokens(&YES_WORDS), encoder.single_tokens(&NO_WORDS));
-        Ok(Self { info, model, processor, encoder, features: FeatureCache::new(), stops, yes, no })
+        let base = View { model: Arc::new(model), eyes: String::new() };
+        let (adapted, features) = (BTreeMap::new(), FeatureCache::new());
+        Ok(Self { info, base, adapted, processor, encoder, features, stops, yes, no })
     }
 
-    /// The model behind it.
+    /// The model behind it, as it was started.
     #[must_use]
     pub fn model(&self) -> &QwenModel {
-        &self.model
+        &self.base.model
+    }
+
+    fn view(&self, adapter: Option<&str>) -> Result<View, EngineError> {
+        let Some(name) = adapter else { return Ok(self.base.clone()) };
+        self.adapted.get(name).cloned().ok_or_else(|| {
+            let loaded: Vec<&str> = self.adapted.keys().map(String::as_str).collect();
+            let loaded = if loaded.is_empty() { "none".to_string() } else { loaded.join(", ") };
+            EngineError::invalid("adapter", format!("`{name}` is not loaded; loaded: {loaded}"))
+        })
+    }
+
+    /// Has `answer` answer the prompts of each adapter together, and puts the answers in the order of the prompts.
+    fn by_adapter<T>(
+        &mut self,
+        prompts: &[Prompt],
+        mut answer: impl FnMut(&mut Self, &View, &[(usize, &Prompt)]) -> HashMap<usize, Result<T, EngineError>>,
+    ) -> Vec<Result<T, EngineError>> {
+        let mut groups: BTreeMap<Option<&str>, Vec<(usize, &Prompt)>> = BTreeMap::new();
+        for (index, prompt) in prompts.iter().enumerate() {
+            groups.entry(prompt.adapter.as_deref()).or_default().push((index, prompt));
+        }
+        let mut results = HashMap::with_capacity(prompts.len());
+        for (adapter, group) in groups {
+            match self.view(adapter) {
+                Ok(view) => results.extend(answer(self, &view, &group)),
+                Err(error) => results.extend(group.iter().map(|(index, _)| (*index, Err(error.clone())))),
+            }
+        }
+        let lost = || Err(EngineError::internal("answering", "the prompt's result was lost"));
+        (0..prompts.len()).map(|index| results.remove(&index).unwrap_or_else(lost)).collect()
     }
 
     /// The chat template behind it.
@@ -103,11 +165,16 @@ impl QwenAnswerer {
     }
 
     /// Encodes prompts and computes the image tokens they need. `new_tokens` is the least room an answer needs.
-    fn prepare(&mut self, prompts: &[Prompt], new_tokens: usize) -> (Vec<Task>, Vec<(usize, EngineError)>) {
+    fn prepare(
+        &mut self,
+        view: &View,
+        prompts: &[(usize, &Prompt)],
+        new_tokens: usize,
+    ) -> (Vec<Task>, Vec<(usize, EngineError)>) {
         let mut tasks = Vec::with_capacity(prompts.len());
         let mut failures = Vec::new();
         let mut needed = Vec::new();
-        for (index, prompt) in prompts.iter().enumerate() {
+        for &(index, prompt) in prompts {
             match self.encode(prompt, new_tokens) {
                 Ok(encoded) => {
                     needed.extend(prompt.image.as_ref().map(|image| (index, image)));
@@ -117,7 +184,7 @@ impl QwenAnswerer {
             }
         }
         let mut images: HashMap<usize, Result<Tensor, EngineError>> =
-            self.image_tokens(&needed).into_iter().collect();
+            self.image_tokens(view, &needed).into_iter().collect();
         tasks.retain_mut(|task| match images.remove(&task.index) {
             None => true,
             Some(Ok(tokens)) => {
@@ -162,13 +229,14 @@ impl QwenAnswerer {
     /// The image tokens of prompts, each distinct image computed once and remembered.
     fn image_tokens(
         &mut self,
+        view: &View,
         needed: &[(usize, &Arc<RgbImage>)],
     ) -> Vec<(usize, Result<Tensor, EngineError>)> {
         let mut keys: HashMap<*const RgbImage, ImageKey> = HashMap::new();
         let mut found: HashMap<ImageKey, Result<Tensor, String>> = HashMap::new();
         let mut missing: Vec<(ImageKey, &RgbImage)> = Vec::new();
         for (_, image) in needed {
-            let key = *keys.entry(Arc::as_ptr(image)).or_insert_with(|| image_key(image));
+            let key = *keys.entry(Arc::as_ptr(image)).or_insert_with(|| image_key(image, &view.eyes));
             if found.contains_key(&key) || missing.iter().any(|(known, _)| *known == key) {
                 continue;
             }
@@ -187,7 +255,7 @@ impl QwenAnswerer {
                 Ok(cut) => {
                     let count = cut.grid.0 * cut.grid.1;
                     if !pending.is_empty() && patches + count > MAX_VISION_PATCHES {
-                        self.see(std::mem::take(&mut pending), &mut found);
+                        self.see(view, std::mem::take(&mut pending), &mut found);
                         patches = 0;
                     }
                     patches += count;
@@ -195,7 +263,7 @@ impl QwenAnswerer {
                 }
             }
         }
-        self.see(pending, &mut found);
+        self.see(view, pending, &mut found);
         needed
             .iter()
             .map(|(index, image)| {
@@ -212,6 +280,7 @@ impl QwenAnswerer {
     /// Runs the vision tower over some images.
     fn see(
         &mut self,
+        view: &View,
         images: Vec<(ImageKey, ImagePatches)>,
         found: &mut HashMap<ImageKey, Result<Tensor, String>>,
     ) {
@@ -219,10 +288,10 @@ impl QwenAnswerer {
             return;
         }
         let patches: Vec<&ImagePatches> = images.iter().map(|(_, patches)| patches).collect();
-        let language = &self.model.language;
+        let language = &view.model.language;
         let tokens = batch_patches(&patches, language.dtype(), language.device())
-            .and_then(|(patches, grids)| self.model.vision.forward(&patches, &grids));
-        let per_token = self.model.config().vision_config.patches_per_token();
+            .and_then(|(patches, grids)| view.model.vision.forward(&patches, &grids));
+        let per_token = view.model.config().vision_config.patches_per_token();
         let mut start = 0;
         for (key, patches) in &images {
             let count = patches.grid.0 * patches.grid.1 / per_token;
@@ -252,8 +321,8 @@ impl QwenAnswerer {
         Ok(Verdict { p_yes, mass: ((yes + no) / total).min(1.0), prompt_tokens })
     }
 
-    fn judge_chunk(&self, tasks: &[Task]) -> Vec<Result<Verdict, EngineError>> {
-        let logits = last_logits(&self.model, tasks).and_then(|logits| logits.to_vec2::<f32>());
+    fn judge_chunk(&self, view: &View, tasks: &[Task]) -> Vec<Result<Verdict, EngineError>> {
+        let logits = last_logits(&view.model, tasks).and_then(|logits| logits.to_vec2::<f32>());
         match logits {
             Ok(rows) => tasks
                 .iter()
@@ -270,47 +339,57 @@ impl Answerer for QwenAnswerer {
         &self.info
     }
 
+    fn load_adapter(&mut self, name: &str, folder: &Path) -> Result<AdapterInfo, EngineError> {
+        let refused = |cause: &dyn std::fmt::Display| {
+            EngineError::invalid("adapter", format!("{}: {cause}", folder.display()))
+        };
+        let adapter = Adapter::open(folder).map_err(|cause| refused(&cause))?;
+        let model = self.base.model.adapted(&adapter).map_err(|cause| refused(&cause))?;
+        let fingerprint = combined(&self.info.fingerprint, adapter.fingerprint());
+        let eyes = if adapter.sees() { fingerprint.clone() } else { String::new() };
+        self.adapted.insert(name.to_string(), View { model: Arc::new(model), eyes });
+        Ok(AdapterInfo { name: name.to_string(), fingerprint })
+    }
+
+    fn unload_adapter(&mut self, name: &str) -> bool {
+        self.adapted.remove(name).is_some()
+    }
+
     fn judge(&mut self, prompts: &[Prompt]) -> Vec<Result<Verdict, EngineError>> {
-        let (tasks, failures) = self.prepare(prompts, 1);
-        let mut results: HashMap<usize, Result<Verdict, EngineError>> =
-            failures.into_iter().map(|(index, error)| (index, Err(error))).collect();
-        for chunk in chunks_by_tokens(tasks, MAX_PREFILL_TOKENS) {
-            let verdicts = self.judge_chunk(&chunk);
-            results.extend(chunk.iter().map(|task| task.index).zip(verdicts));
-        }
-        in_order(prompts.len(), results)
+        self.by_adapter(prompts, |answerer, view, group| {
+            let (tasks, failures) = answerer.prepare(view, group, 1);
+            let mut results: HashMap<_, _> =
+                failures.into_iter().map(|(index, error)| (index, Err(error))).collect();
+            for chunk in chunks_by_tokens(tasks, MAX_PREFILL_TOKENS) {
+                let verdicts = answerer.judge_chunk(view, &chunk);
+                results.extend(chunk.iter().map(|task| task.index).zip(verdicts));
+            }
+            results
+        })
     }
 
     fn generate(&mut self, prompts: &[Prompt], sampling: &Sampling) -> Vec<Result<Generation, EngineError>> {
-        if let Err(reason) = check(sampling) {
-            let error =
-                |(field, reason): &(&'static str, String)| EngineError::invalid(field, reason.clone());
-            return prompts.iter().map(|_| Err(error(&reason))).collect();
+        if let Err((field, reason)) = check(sampling) {
+            return prompts.iter().map(|_| Err(EngineError::invalid(field, reason.clone()))).collect();
         }
-        let (tasks, failures) = self.prepare(prompts, 1);
-        let mut results: HashMap<usize, Result<Generation, EngineError>> =
-            failures.into_iter().map(|(index, error)| (index, Err(error))).collect();
-        for (index, outcome) in Decoder::new(&self.model, sampling, &self.stops).run(tasks) {
-            let generation = outcome.and_then(|done| {
-                let text = self
-                    .encoder
-                    .decode(&done.tokens)
-                    .map_err(|cause| EngineError::internal("detokenizing", cause))?;
-                let (prompt_tokens, finish) = (done.prompt_tokens, done.finish);
-                Ok(Generation { text, tokens: done.tokens, prompt_tokens, finish })
-            });
-            results.insert(index, generation);
-        }
-        in_order(prompts.len(), results)
+        self.by_adapter(prompts, |answerer, view, group| {
+            let (tasks, failures) = answerer.prepare(view, group, 1);
+            let mut results: HashMap<_, _> =
+                failures.into_iter().map(|(index, error)| (index, Err(error))).collect();
+            for (index, outcome) in Decoder::new(&view.model, sampling, &answerer.stops).run(tasks) {
+                let generation = outcome.and_then(|done| {
+                    let text = answerer
+                        .encoder
+                        .decode(&done.tokens)
+                        .map_err(|cause| EngineError::internal("detokenizing", cause))?;
+                    let (prompt_tokens, finish) = (done.prompt_tokens, done.finish);
+                    Ok(Generation { text, tokens: done.tokens, prompt_tokens, finish })
+                });
+                results.insert(index, generation);
+            }
+            results
+        })
     }
-}
-
-fn in_order<T>(
-    count: usize,
-    mut results: HashMap<usize, Result<T, EngineError>>,
-) -> Vec<Result<T, EngineError>> {
-    let lost = || Err(EngineError::internal("answering", "the prompt's result was lost"));
-    (0..count).map(|index| results.remove(&index).unwrap_or_else(lost)).collect()
 }
 
 fn check(sampling: &Sampling) -> Result<(), (&'static str, String)> {
@@ -338,16 +417,24 @@ fn end_tokens(path: &Path) -> Result<Option<TokenIds>, ConfigError> {
     }
 }
 
-/// Digest of everything in the folder that an answer depends on, and of the dtype.
-fn fingerprint(dir: &Path, weights: &str, dtype: DType) -> String {
+/// Digest of everything in the folder that an answer depends on, and of how the model computes.
+fn fingerprint(dir: &Path, weights: &str, options: &LoadOptions) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(weights.as_bytes());
-    hasher.update(dtype.as_str().as_bytes());
+    hasher.update(options.dtype.as_str().as_bytes());
+    hasher.update(options.quantization.map(|to| to.to_string()).unwrap_or_default().as_bytes());
     for name in ["config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json"] {
         // The files were read before; one that is absent counts as empty.
         let content = std::fs::read(dir.join(name)).unwrap_or_default();
         hasher.update(&(content.len() as u64).to_le_bytes());
         hasher.update(&content);
     }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Digest of a base and an adapter.
+fn combined(base: &str, adapter: &str) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(base.as_bytes()).update(adapter.as_bytes());
     hasher.finalize().to_hex().to_string()
 }

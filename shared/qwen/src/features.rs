@@ -9,9 +9,12 @@ const CAPACITY_BYTES: usize = 64 << 20;
 /// Digest of an image's size and pixels.
 pub(crate) type ImageKey = [u8; 32];
 
-/// Names an image by its content.
-pub(crate) fn image_key(image: &RgbImage) -> ImageKey {
+/// Names an image by its content and by what changes the eyes that see it: the digest of an adapter of the vision tower,
+/// empty without one.
+pub(crate) fn image_key(image: &RgbImage, eyes: &str) -> ImageKey {
     let mut hasher = blake3::Hasher::new();
+    hasher.update(&(eyes.len() as u64).to_le_bytes());
+    hasher.update(eyes.as_bytes());
     hasher.update(&image.width().to_le_bytes());
     hasher.update(&image.height().to_le_bytes());
     hasher.update(image.as_raw());
@@ -104,7 +107,8 @@ mod tests {
     }
 
     #[test]
-    fn images_of_equal_bytes_and_different_shape_have_different_keys() {
-        assert_ne!(image_key(&RgbImage::new(2, 3)), image_key(&RgbImage::new(3, 2)));
+    fn images_of_another_shape_and_images_seen_otherwise_have_other_keys() {
+        assert_ne!(image_key(&RgbImage::new(2, 3), ""), image_key(&RgbImage::new(3, 2), ""));
+        assert_ne!(image_key(&RgbImage::new(2, 3), ""), image_key(&RgbImage::new(2, 3), "adapter"));
     }
 }

@@ -1,11 +1,11 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use thicket_kernels::Mask;
+use thicket_kernels::{Mask, Quantization};
 
 use crate::{
     cache::KvCache,
     config::Config,
-    linear::{Linear, norm_weight, normal},
+    linear::{Linear, norm_weight, normal, rows},
     prompt::Position,
     rotary::Rotary,
 };
@@ -25,7 +25,9 @@ pub struct Segment<'a> {
 /// caches).
 #[derive(Debug, Clone)]
 pub struct LanguageModel {
+    /// (vocab, hidden), in the type of the arithmetic or a narrower one.
     embeddings: Tensor,
+    dtype: DType,
     layers: Vec<DecoderLayer>,
     norm: Tensor,
     head: Linear,
@@ -77,11 +79,26 @@ struct LastTokens {
 }
 
 impl LanguageModel {
-    /// Builds the model from `model.*` and, where the head is not tied, `lm_head.weight`.
+    /// Builds the model from `model.*` and, where the head is not tied, `lm_head.weight`. It computes in the type of the
+    /// builder.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn new(config: &Config, vb: &VarBuilder<'_>) -> Result<Self> {
+        Self::quantized(config, vb, None).map(|(model, _)| model)
+    }
+
+    /// As [`Self::new`], the linear maps of every layer quantized as soon as they are read. Embeddings, norms and the
+    /// head stay as they are. Returns the names of the maps that also had to stay, because their rows do not divide into
+    /// blocks.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn quantized(
+        config: &Config,
+        vb: &VarBuilder<'_>,
+        quantization: Option<Quantization>,
+    ) -> Result<(Self, Vec<String>)> {
         let sizes = Sizes {
             hidden: config.hidden_size,
             heads: config.num_attention_heads,
@@ -95,9 +112,19 @@ impl LanguageModel {
             "weight",
             normal(config.initializer_range),
         )?;
-        let layers = (0..config.num_hidden_layers)
-            .map(|i| DecoderLayer::new(config, sizes, &model.pp("layers").pp(i)))
-            .collect::<Result<_>>()?;
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        let mut kept = Vec::new();
+        for index in 0..config.num_hidden_layers {
+            let mut layer = DecoderLayer::new(config, sizes, &model.pp("layers").pp(index))?;
+            if let Some(quantization) = quantization {
+                for map in layer.linears() {
+                    if !map.quantize(quantization, vb.device())? {
+                        kept.push(map.name().to_string());
+                    }
+                }
+            }
+            layers.push(layer);
+        }
         let norm = norm_weight(config.hidden_size, &model.pp("norm"))?;
         let tied = config.tie_word_embeddings.unwrap_or_else(|| !vb.contains_tensor("lm_head.weight"));
         let head = if tied {
@@ -121,7 +148,9 @@ impl LanguageModel {
             .enumerate()
             .flat_map(|(axis, &count)| std::iter::repeat_n(axis, count))
             .collect();
-        Ok(Self { embeddings, layers, norm, head, sizes, inverse_frequencies, axis_of_frequency })
+        let dtype = vb.dtype();
+        let model = Self { embeddings, dtype, layers, norm, head, sizes, inverse_frequencies, axis_of_frequency };
+        Ok((model, kept))
     }
 
     /// Rows of the embedding table: u32 (n) token ids to (n, hidden). Differentiable.
@@ -129,7 +158,7 @@ impl LanguageModel {
     /// # Errors
     /// An id outside the vocabulary.
     pub fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
-        self.embeddings.index_select(tokens, 0)
+        rows(&self.embeddings, tokens, self.dtype)
     }
 
     /// Rows of the embedding table, for ids held on the CPU: (ids, hidden).
@@ -235,10 +264,16 @@ impl LanguageModel {
         self.embeddings.device()
     }
 
-    /// What the weights are stored and computed in.
+    /// What the model computes in; caches hold this type too.
     #[must_use]
     pub fn dtype(&self) -> DType {
-        self.embeddings.dtype()
+        self.dtype
+    }
+
+    /// Every linear map that has a weight of its own.
+    pub(crate) fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let head = std::iter::once(&mut self.head).filter(|head| !head.name().is_empty());
+        self.layers.iter_mut().flat_map(DecoderLayer::linears).chain(head)
     }
 
     fn rotary(&self, positions: &[Position]) -> Result<Rotary> {
@@ -282,6 +317,11 @@ impl DecoderLayer {
             down: Linear::without_bias(inner, hidden, std, &mlp.pp("down_proj"))?,
             sizes,
         })
+    }
+
+    fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let Self { query, key, value, output, gate, up, down, .. } = self;
+        [query, key, value, output, gate, up, down].into_iter()
     }
 
     /// (tokens, hidden) to (tokens, hidden), or to (segments, hidden) where only the last tokens are wanted.

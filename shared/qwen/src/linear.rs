@@ -1,11 +1,32 @@
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
+use thicket_kernels::{Quantization, QuantizedMatrix};
 
 /// A linear map over the last dimension of (rows, in).
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
-    weight: Tensor,
+    /// The path of its weight in the checkpoint, without `.weight`; empty for a map that has no weight of its own.
+    name: String,
+    weight: Weight,
     bias: Option<Tensor>,
+    low_rank: Option<LowRank>,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
+    /// (out, in), in the type of the arithmetic or a narrower one.
+    Plain(Tensor),
+    Quantized(QuantizedMatrix),
+}
+
+/// `scale * b a`, what an adapter adds to a weight.
+#[derive(Debug, Clone)]
+pub(crate) struct LowRank {
+    /// (rank, in)
+    pub(crate) a: Tensor,
+    /// (out, rank)
+    pub(crate) b: Tensor,
+    pub(crate) scale: f64,
 }
 
 impl Linear {
@@ -18,17 +39,53 @@ impl Linear {
     /// As [`Self::with_bias`] for a map that has none.
     pub(crate) fn without_bias(input: usize, output: usize, std: f64, vb: &VarBuilder<'_>) -> Result<Self> {
         let weight = vb.get_with_hints((output, input), "weight", normal(std))?;
-        Ok(Self { weight, bias: None })
+        Ok(Self { name: vb.prefix(), ..Self::from_weight(weight) })
     }
 
     /// A map without bias whose (out, in) matrix is given.
     pub(crate) fn from_weight(weight: Tensor) -> Self {
-        Self { weight, bias: None }
+        Self { name: String::new(), weight: Weight::Plain(weight), bias: None, low_rank: None }
+    }
+
+    /// The path of its weight in the checkpoint.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// (out, in)
+    pub(crate) fn sizes(&self) -> Result<(usize, usize)> {
+        match &self.weight {
+            Weight::Plain(weight) => weight.dims2(),
+            Weight::Quantized(matrix) => Ok(matrix.sizes()),
+        }
     }
 
     /// (rows, in) to (rows, out).
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        thicket_kernels::linear(x, &self.weight, self.bias.as_ref())
+        let y = match &self.weight {
+            Weight::Plain(weight) => thicket_kernels::linear(x, weight, self.bias.as_ref())?,
+            Weight::Quantized(matrix) => matrix.apply(x, self.bias.as_ref())?,
+        };
+        let Some(LowRank { a, b, scale }) = &self.low_rank else { return Ok(y) };
+        let inner = thicket_kernels::linear(x, a, None)?;
+        y + (thicket_kernels::linear(&inner, b, None)? * *scale)?
+    }
+
+    /// Adds an adapter's part, which fits, in place of any it had.
+    pub(crate) fn adapt(&mut self, part: LowRank) {
+        self.low_rank = Some(part);
+    }
+
+    /// Replaces the weight by a quantized one on `device`. False where its rows do not divide into blocks: then it stays
+    /// as it is.
+    pub(crate) fn quantize(&mut self, quantization: Quantization, device: &Device) -> Result<bool> {
+        let Weight::Plain(weight) = &self.weight else { return Ok(true) };
+        if !weight.dim(1)?.is_multiple_of(quantization.block()) {
+            return Ok(false);
+        }
+        let matrix = QuantizedMatrix::new(&weight.to_device(&Device::Cpu)?, quantization, device)?;
+        self.weight = Weight::Quantized(matrix);
+        Ok(true)
     }
 }
 
@@ -40,6 +97,11 @@ pub(crate) fn normal(std: f64) -> Init {
 /// The weight of a norm layer, ones when fresh.
 pub(crate) fn norm_weight(size: usize, vb: &VarBuilder<'_>) -> Result<Tensor> {
     vb.get_with_hints(size, "weight", Init::Const(1.0))
+}
+
+/// Rows of a table whose type may be narrower than `compute`, in `compute`.
+pub(crate) fn rows(table: &Tensor, indices: &Tensor, compute: DType) -> Result<Tensor> {
+    table.index_select(indices, 0)?.to_dtype(compute)
 }
 
 /// Layer norm with an affine part.

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use thicket_checkpoint::{Checkpoint, CheckpointError};
+use thicket_kernels::Quantization;
 
 use crate::{
     adapter::{Adapter, AdapterError},
@@ -11,6 +12,9 @@ use crate::{
     prompt::PromptError,
     vision::VisionTower,
 };
+
+/// Linear maps of a decoder layer.
+const MAPS_PER_LAYER: usize = 7;
 
 /// Why a model folder could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -71,24 +75,33 @@ impl QwenModel {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn new(config: &Config, vb: &VarBuilder<'_>) -> Result<Self> {
-        Ok(Self {
-            vision: VisionTower::new(&config.vision_config, &vb.pp("visual"))?,
-            language: LanguageModel::new(config, vb)?,
-            config: config.clone(),
-        })
+        Self::quantized(config, vb, None).map(|(model, _)| model)
+    }
+
+    fn quantized(
+        config: &Config,
+        vb: &VarBuilder<'_>,
+        quantization: Option<Quantization>,
+    ) -> Result<(Self, Vec<String>)> {
+        let vision = VisionTower::new(&config.vision_config, &vb.pp("visual"))?;
+        let (language, kept) = LanguageModel::quantized(config, vb, quantization)?;
+        Ok((Self { vision, language, config: config.clone() }, kept))
     }
 
     /// Loads `config.json` and the weights of a folder, with the LoRA adapter of another folder merged in where one is
-    /// given. Returns the model and the digest of the weights.
+    /// given. The linear maps of the language model's layers are quantized where that is asked for. Returns the model and
+    /// the digest of the weights.
     ///
-    /// Both spellings of tensor names in use are read. Every tensor must be there, and every tensor that is there must
-    /// be used, except an `lm_head.weight` beside a tied head.
+    /// In f32 on the CPU, matrices stay in a 16-bit type they are stored in and are widened as they are used; nothing is
+    /// rounded. Both spellings of tensor names in use are read. Every tensor must be there, and every tensor that is
+    /// there must be used, except an `lm_head.weight` beside a tied head.
     ///
     /// # Errors
     /// [`LoadError`], in one line that names the file, the field or the tensor.
     pub fn load(
         dir: &Path,
         adapter: Option<&Path>,
+        quantization: Option<Quantization>,
         dtype: DType,
         device: &Device,
     ) -> std::result::Result<(Self, String), LoadError> {
@@ -100,24 +113,57 @@ impl QwenModel {
             let reason = cause.to_string().lines().next().unwrap_or_default().to_string();
             LoadError::Weights { dir: dir.to_path_buf(), reason }
         };
-        let base = checkpoint.var_builder(dtype, device);
+        let base = checkpoint.compact_var_builder(dtype, device);
         let mut fingerprint = checkpoint.fingerprint();
-        let model = match adapter {
-            None => Self::new(&config, &base).map_err(weights_error)?,
+        let (model, kept) = match adapter {
+            None => Self::quantized(&config, &base, quantization).map_err(weights_error)?,
             Some(folder) => {
                 let adapter_error =
                     |source: AdapterError| LoadError::Adapter { dir: folder.to_path_buf(), source };
                 let adapter = Adapter::open(folder).map_err(adapter_error)?;
                 fingerprint.push_str(adapter.fingerprint());
                 let merging = adapter.merge_into(base);
-                let model = Self::new(&config, &merging.var_builder()).map_err(weights_error)?;
+                let built = Self::quantized(&config, &merging.var_builder(), quantization);
+                let built = built.map_err(weights_error)?;
                 merging.finish().map_err(adapter_error)?;
-                model
+                built
             }
         };
+        if let Some(quantization) = quantization {
+            model.report_quantization(dir, quantization, &kept)?;
+        }
         let tied = config.tie_word_embeddings == Some(true);
         checkpoint.finish(|name| tied && name == "lm_head.weight")?;
         Ok((model, fingerprint))
+    }
+
+    /// Says which maps could not be quantized, and refuses a model of which none could.
+    fn report_quantization(
+        &self,
+        dir: &Path,
+        quantization: Quantization,
+        kept: &[String],
+    ) -> std::result::Result<(), LoadError> {
+        let Some(first) = kept.first() else { return Ok(()) };
+        let (block, count) = (quantization.block(), kept.len());
+        if count == MAPS_PER_LAYER * self.config.num_hidden_layers {
+            let reason =
+                format!("no matrix can be quantized to {quantization}: rows of a multiple of {block} values expected");
+            return Err(LoadError::Weights { dir: dir.to_path_buf(), reason });
+        }
+        tracing::warn!(count, first, %quantization, block, "matrices stay as stored: their rows do not divide into blocks");
+        Ok(())
+    }
+
+    /// This model with an adapter beside its weights, which both share.
+    ///
+    /// # Errors
+    /// An adapter with a part that the model has no place for.
+    pub(crate) fn adapted(&self, adapter: &Adapter) -> std::result::Result<Self, AdapterError> {
+        let mut model = self.clone();
+        let (dtype, device) = (self.language.dtype(), self.language.device().clone());
+        adapter.attach(model.vision.linears().chain(model.language.linears()), dtype, &device)?;
+        Ok(model)
     }
 
     /// What the model was built from.

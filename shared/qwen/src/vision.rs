@@ -104,6 +104,11 @@ impl VisionTower {
         &self.config
     }
 
+    /// Every linear map that an adapter can name.
+    pub(crate) fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(Block::linears).chain(self.merger.linears())
+    }
+
     fn rotary(&self, grids: &[(usize, usize)], device: &Device) -> Result<Rotary> {
         let half = self.config.head_dim() / 2;
         let frequencies: Vec<f32> =
@@ -162,6 +167,11 @@ impl Block {
         })
     }
 
+    fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let Self { qkv, proj, fc1, fc2, .. } = self;
+        [qkv, proj, fc1, fc2].into_iter()
+    }
+
     fn forward(&self, x: &Tensor, rotary: &Rotary, runs: &[Run]) -> Result<Tensor> {
         let x = (x + self.attention(&self.norm1.forward(x)?, rotary, runs)?)?;
         let hidden = thicket_kernels::quick_gelu(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
@@ -215,6 +225,10 @@ impl Merger {
             output: Linear::with_bias(joined, config.hidden_size, std, &mlp.pp(2))?,
             patches_per_token,
         })
+    }
+
+    fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        [&mut self.hidden, &mut self.output].into_iter()
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {

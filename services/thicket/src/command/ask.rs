@@ -66,7 +66,7 @@ pub(super) fn run(args: AskArgs) -> Result<(), Failure> {
     let mut answerer = QwenAnswerer::load(&args.model, options)
         .map_err(|error| Failure::bad_input(format!("model: {}", console::with_causes(&error))))?;
 
-    let prompts = [Prompt { image, text: args.prompt }];
+    let prompts = [Prompt::new(image, args.prompt)];
     let sampling = Sampling { max_tokens: args.max_tokens, temperature: args.temperature, seed: args.seed };
     let generation = only(answerer.generate(&prompts, &sampling))?;
     let verdict = only(answerer.judge(&prompts))?;

@@ -130,9 +130,9 @@ fn a_broken_configuration_names_folder_and_field() {
 fn a_bad_prompt_fails_alone() {
     let mut answerer = load(&fixture("tied")).unwrap();
     let good = cases("tied")[0].prompt();
-    let ribbon = Prompt { image: Some(Arc::new(RgbImage::new(201, 1))), text: "Who?".to_string() };
-    let nothing = Prompt { image: Some(Arc::new(RgbImage::new(0, 5))), text: "Who?".to_string() };
-    let long = Prompt { image: None, text: "word ".repeat(10_000) };
+    let ribbon = Prompt::new(Some(Arc::new(RgbImage::new(201, 1))), "Who?");
+    let nothing = Prompt::new(Some(Arc::new(RgbImage::new(0, 5))), "Who?");
+    let long = Prompt::new(None, "word ".repeat(10_000));
     let prompts = [ribbon, good.clone(), nothing, long];
     let field = |error: EngineError| match error {
         EngineError::InvalidInput { field, reason } => (field, reason),

@@ -147,12 +147,8 @@ fn a_seed_fixes_a_sampled_answer_whatever_the_batch() {
 fn half_precision_weights_give_nearly_the_same_judgement() {
     let case = &cases("tied")[0];
     let exact = load(&fixture("tied")).unwrap().judge(&[case.prompt()]).remove(0).unwrap();
-    let options = thicket_qwen::LoadOptions {
-        name: "half".to_string(),
-        adapter: None,
-        dtype: DType::BF16,
-        device: Device::Cpu,
-    };
+    let options =
+        thicket_qwen::LoadOptions { dtype: DType::BF16, ..thicket_qwen::LoadOptions::reference("half") };
     let mut half = thicket_qwen::QwenAnswerer::load(&fixture("tied"), options).unwrap();
     let rounded = half.judge(&[case.prompt()]).remove(0).unwrap();
     assert!((exact.p_yes - rounded.p_yes).abs() < 0.1, "{} {}", exact.p_yes, rounded.p_yes);

@@ -70,7 +70,7 @@ fn fresh_weights_have_the_published_names_and_load_back_equal() {
     let dir = tempfile::tempdir().unwrap();
     variables.save(dir.path().join("model.safetensors")).unwrap();
     std::fs::write(dir.path().join("config.json"), model.config().to_json().to_string()).unwrap();
-    let (loaded, _) = QwenModel::load(dir.path(), None, DType::F32, &Device::Cpu).unwrap();
+    let (loaded, _) = QwenModel::load(dir.path(), None, None, DType::F32, &Device::Cpu).unwrap();
     assert_eq!(loaded.config(), model.config());
     let value = |model| loss(model, &weights).to_scalar::<f32>().unwrap();
     assert_eq!(value(&loaded), value(&model));

@@ -134,13 +134,7 @@ pub(crate) fn choose_settings(
     journal: &mut Journal<'_, '_>,
 ) -> Result<Vec<(String, f64)>, TrainingError> {
     const STAGE: &str = "settings";
-    let options = LoadOptions {
-        name: "sample-answer".to_string(),
-        adapter: None,
-        dtype: DType::F32,
-        device: Device::Cpu,
-    };
-    let mut answerer = QwenAnswerer::load(out, options)
+    let mut answerer = QwenAnswerer::load(out, LoadOptions::reference("sample-answer"))
         .map_err(|cause| TrainingError::model("loading the new answer model", cause))?;
     let prompts = fs::read_to_string(out.join("prompts.toml")).map_err(TrainingError::write(out))?;
     let prompts =
@@ -200,7 +194,7 @@ fn run_trial(
         let mut asked = Vec::with_capacity(batch.len());
         for &(image, query, _) in batch {
             let text = prompts.locate(&caption(query).text).map_err(wording)?;
-            asked.push(Prompt { image: Some(Arc::clone(&pictures[image])), text });
+            asked.push(Prompt::new(Some(Arc::clone(&pictures[image])), text));
         }
         for (&(_, query, round), verdict) in batch.iter().zip(answerer.judge(&asked)) {
             p_yes[query][round] = verdict.map_err(failed)?.p_yes;
@@ -220,7 +214,7 @@ fn run_trial(
         let text = prompts.describe().map_err(wording)?;
         let asked: Vec<Prompt> = batch
             .iter()
-            .map(|&image| Prompt { image: Some(Arc::clone(&pictures[image])), text: text.clone() })
+            .map(|&image| Prompt::new(Some(Arc::clone(&pictures[image])), text.clone()))
             .collect();
         for (&image, answer) in batch.iter().zip(answerer.generate(&asked, &greedy)) {
             let answer = answer.map_err(failed)?.text;
@@ -241,7 +235,7 @@ fn run_trial(
         let mut asked = Vec::with_capacity(batch.len());
         for &(image, query, _) in batch {
             let parts = [&[caption(query).text.clone()][..], &descriptions[&image]].concat();
-            asked.push(Prompt { image: None, text: prompts.aggregate(&parts).map_err(wording)? });
+            asked.push(Prompt::new(None, prompts.aggregate(&parts).map_err(wording)?));
         }
         for answer in answerer.generate(&asked, &greedy) {
             refined_texts.push(answer.map_err(failed)?.text);

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use image::RgbImage;
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -37,7 +37,7 @@ impl Case {
     }
 
     pub(crate) fn prompt(&self) -> Prompt {
-        Prompt { image: self.image(), text: self.text.clone() }
+        Prompt::new(self.image(), self.text.clone())
     }
 }
 
@@ -62,8 +62,7 @@ pub(crate) fn load(dir: &Path) -> Result<QwenAnswerer, LoadError> {
 }
 
 pub(crate) fn load_adapted(dir: &Path, adapter: Option<PathBuf>) -> Result<QwenAnswerer, LoadError> {
-    let name = "fixture".to_string();
-    QwenAnswerer::load(dir, LoadOptions { name, adapter, dtype: DType::F32, device: Device::Cpu })
+    QwenAnswerer::load(dir, LoadOptions { adapter, ..LoadOptions::reference("fixture") })
 }
 
 /// A copy of a fixture to damage.
