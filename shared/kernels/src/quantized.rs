@@ -4,7 +4,7 @@ use candle_core::{
     CpuStorage, CustomOp1, DType, Device, Error, Layout, Module, Result, Shape, Tensor,
     quantized::{
         GgmlDType, GgmlType, QMatMul, QTensor,
-        k_quants::{BlockQ4K, BlockQ8_0},
+        k_quants::{BlockQ4_0, BlockQ4K, BlockQ8_0},
     },
 };
 use rayon::prelude::*;
@@ -19,7 +19,8 @@ use crate::{
 pub enum Quantization {
     /// 8 bits a value and an f16 scale for every 32 of a row: 8.5 bits.
     Q8,
-    /// 4 bits a value, 6-bit scales and minima for every 32 and f16 ones for every 256 of a row: 4.5 bits.
+    /// 4 bits a value, 6-bit scales and minima for every 32 and f16 ones for every 256 of a row: 4.5 bits. Rows that are
+    /// no multiple of 256 long get an f16 scale for every 32 instead, which is as large and less exact.
     Q4,
 }
 
@@ -27,19 +28,15 @@ impl Quantization {
     /// Every name, as [`FromStr`] reads it.
     pub const NAMES: [&'static str; 2] = ["q8", "q4"];
 
-    /// Values of a row that share a scale: rows must be a multiple of it long.
-    #[must_use]
-    pub fn block(self) -> usize {
-        match self {
-            Self::Q8 => BlockQ8_0::BLCK_SIZE,
-            Self::Q4 => BlockQ4K::BLCK_SIZE,
-        }
-    }
+    /// Rows must be a multiple of it long.
+    pub const BLOCK: usize = BlockQ8_0::BLCK_SIZE;
 
-    fn ggml(self) -> GgmlDType {
+    /// How candle calls the form that rows of `input` values get.
+    fn form(self, input: usize) -> GgmlDType {
         match self {
             Self::Q8 => GgmlDType::Q8_0,
-            Self::Q4 => GgmlDType::Q4K,
+            Self::Q4 if input.is_multiple_of(BlockQ4K::BLCK_SIZE) => GgmlDType::Q4K,
+            Self::Q4 => GgmlDType::Q4_0,
         }
     }
 }
@@ -79,7 +76,8 @@ pub struct QuantizedMatrix {
 #[derive(Clone)]
 enum Blocks {
     Q8(Arc<Vec<BlockQ8_0>>),
-    Q4(Arc<Vec<BlockQ4K>>),
+    Q4K(Arc<Vec<BlockQ4K>>),
+    Q4(Arc<Vec<BlockQ4_0>>),
     Device(QMatMul),
 }
 
@@ -93,20 +91,22 @@ impl QuantizedMatrix {
     /// Quantizes a weight `[out, in]` of any float type on the CPU and keeps it on `device`.
     ///
     /// # Errors
-    /// An `in` that is no multiple of [`Quantization::block`], a weight that is not on the CPU.
+    /// An `in` that is no multiple of [`Quantization::BLOCK`], a weight that is not on the CPU.
     pub fn new(weight: &Tensor, quantization: Quantization, device: &Device) -> Result<Self> {
         let (output, input) = weight.dims2()?;
-        if !input.is_multiple_of(quantization.block()) {
+        if !input.is_multiple_of(Quantization::BLOCK) {
             return Err(Error::Msg(format!(
-                "rows of {input} values cannot be quantized to {quantization}: a multiple of {} expected",
-                quantization.block()
+                "rows of {input} values cannot be quantized: a multiple of {} expected",
+                Quantization::BLOCK
             )));
         }
-        let blocks = match (device, quantization) {
-            (Device::Cpu, Quantization::Q8) => Blocks::Q8(Arc::new(blocks_of(weight)?)),
-            (Device::Cpu, Quantization::Q4) => Blocks::Q4(Arc::new(blocks_of(weight)?)),
+        let form = quantization.form(input);
+        let blocks = match (device, form) {
+            (Device::Cpu, GgmlDType::Q8_0) => Blocks::Q8(Arc::new(blocks_of(weight)?)),
+            (Device::Cpu, GgmlDType::Q4K) => Blocks::Q4K(Arc::new(blocks_of(weight)?)),
+            (Device::Cpu, GgmlDType::Q4_0) => Blocks::Q4(Arc::new(blocks_of(weight)?)),
             _ => {
-                let tensor = QTensor::quantize_onto(weight, quantization.ggml(), device)?;
+                let tensor = QTensor::quantize_onto(weight, form, device)?;
                 Blocks::Device(QMatMul::QTensor(Arc::new(tensor)))
             }
         };
@@ -149,6 +149,7 @@ impl QuantizedMatrix {
     pub fn bytes(&self) -> usize {
         match &self.blocks {
             Blocks::Q8(blocks) => std::mem::size_of_val(blocks.as_slice()),
+            Blocks::Q4K(blocks) => std::mem::size_of_val(blocks.as_slice()),
             Blocks::Q4(blocks) => std::mem::size_of_val(blocks.as_slice()),
             Blocks::Device(QMatMul::QTensor(tensor)) => tensor.storage_size_in_bytes(),
             Blocks::Device(QMatMul::Tensor(tensor) | QMatMul::TensorF16(tensor)) => {
@@ -185,7 +186,8 @@ impl CustomOp1 for QuantizedMatrix {
         let mut y = vec![0f32; x.nrows() * self.output];
         match &self.blocks {
             Blocks::Q8(blocks) => multiply_packed(x, blocks, None, &mut y, BlockQ8_0::to_float)?,
-            Blocks::Q4(blocks) => multiply_packed(x, blocks, None, &mut y, BlockQ4K::to_float)?,
+            Blocks::Q4K(blocks) => multiply_packed(x, blocks, None, &mut y, BlockQ4K::to_float)?,
+            Blocks::Q4(blocks) => multiply_packed(x, blocks, None, &mut y, BlockQ4_0::to_float)?,
             Blocks::Device(_) => return Err(Error::Msg("a weight on a device and an x on the CPU".to_string())),
         }
         let mut shape = layout.dims().to_vec();
@@ -205,19 +207,20 @@ mod tests {
     }
 
     /// Largest difference of a product by the quantized weight from one by the weight itself, in parts of its spread.
-    fn loss(quantization: Quantization, dtype: DType) -> f32 {
-        let (x, weight) = (weight(7, 512, DType::F32), weight(100, 512, dtype));
+    fn loss(quantization: Quantization, dtype: DType, input: usize) -> f32 {
+        let (x, weight) = (weight(7, input, DType::F32), weight(100, input, dtype));
         let matrix = QuantizedMatrix::new(&weight, quantization, &Device::Cpu).unwrap();
         let exact = crate::linear(&x, &weight, None).unwrap();
         let difference = (matrix.apply(&x, None).unwrap() - exact).unwrap();
         let worst = difference.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        worst / 512f32.sqrt()
+        worst / (input as f32).sqrt()
     }
 
     #[test]
     fn eight_bits_lose_little_and_four_bits_more() {
-        for dtype in [DType::F32, DType::BF16] {
-            let (eight, four) = (loss(Quantization::Q8, dtype), loss(Quantization::Q4, dtype));
+        for (dtype, input) in [(DType::F32, 512), (DType::BF16, 512), (DType::F16, 480)] {
+            let (eight, four) =
+                (loss(Quantization::Q8, dtype, input), loss(Quantization::Q4, dtype, input));
             assert!(eight > 0.0 && eight < 0.03, "{eight}");
             assert!(four > eight && four < 0.5, "{four}");
         }
@@ -237,18 +240,21 @@ mod tests {
 
     #[test]
     fn bytes_are_those_of_the_blocks() {
-        let of = |quantization| {
-            QuantizedMatrix::new(&weight(3, 512, DType::F32), quantization, &Device::Cpu).unwrap().bytes()
+        let of = |input, quantization| {
+            let matrix = QuantizedMatrix::new(&weight(3, input, DType::F32), quantization, &Device::Cpu);
+            matrix.unwrap().bytes()
         };
-        assert_eq!(of(Quantization::Q8) * 8, 3 * 512 * 17 / 2);
-        assert_eq!(of(Quantization::Q4) * 8, 3 * 512 * 9 / 2);
+        for input in [512, 480] {
+            assert_eq!(of(input, Quantization::Q8) * 8, 3 * input * 17 / 2);
+            assert_eq!(of(input, Quantization::Q4) * 8, 3 * input * 9 / 2);
+        }
     }
 
     #[test]
     fn rows_of_a_broken_block_are_refused_with_both_lengths() {
         let error = QuantizedMatrix::new(&weight(2, 100, DType::F32), Quantization::Q4, &Device::Cpu);
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("100") && error.contains("256"), "{error}");
+        assert!(error.contains("100") && error.contains("32"), "{error}");
     }
 
     #[test]

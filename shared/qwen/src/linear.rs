@@ -80,7 +80,7 @@ impl Linear {
     /// as it is.
     pub(crate) fn quantize(&mut self, quantization: Quantization, device: &Device) -> Result<bool> {
         let Weight::Plain(weight) = &self.weight else { return Ok(true) };
-        if !weight.dim(1)?.is_multiple_of(quantization.block()) {
+        if !weight.dim(1)?.is_multiple_of(Quantization::BLOCK) {
             return Ok(false);
         }
         let matrix = QuantizedMatrix::new(&weight.to_device(&Device::Cpu)?, quantization, device)?;

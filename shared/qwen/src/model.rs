@@ -145,7 +145,7 @@ impl QwenModel {
         kept: &[String],
     ) -> std::result::Result<(), LoadError> {
         let Some(first) = kept.first() else { return Ok(()) };
-        let (block, count) = (quantization.block(), kept.len());
+        let (block, count) = (Quantization::BLOCK, kept.len());
         if count == MAPS_PER_LAYER * self.config.num_hidden_layers {
             let reason =
                 format!("no matrix can be quantized to {quantization}: rows of a multiple of {block} values expected");

@@ -6,7 +6,7 @@ use crate::common::{
     FIXTURES, assert_close, cases, copy, edit_json, fixture, golden_tensors, greedy, load, load_adapted,
 };
 use candle_core::{DType, Device, Tensor};
-use thicket_engine::Answerer;
+use thicket_engine::{Answerer, Prompt};
 use thicket_qwen::Mask;
 
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -148,4 +148,101 @@ fn a_folder_without_an_adapter_is_refused() {
     fs::copy(fixture("tied-adapter").join("adapter_config.json"), dir.path().join("adapter_config.json"))
         .unwrap();
     assert_refused(dir.path(), &[WEIGHTS, "no such file"]);
+}
+
+fn with_adapter(prompt: Prompt, name: &str) -> Prompt {
+    Prompt { adapter: Some(name.into()), ..prompt }
+}
+
+#[test]
+fn an_adapter_kept_apart_answers_as_the_reference_and_leaves_the_base_alone() {
+    for base in FIXTURES {
+        let name = format!("{base}-adapter");
+        let mut answerer = load(&fixture(base)).unwrap();
+        let info = answerer.load_adapter("tuned", &fixture(&name)).unwrap();
+        assert_eq!(info.name, "tuned");
+        assert_ne!(info.fingerprint, answerer.info().fingerprint);
+        for (adapted, plain) in cases(&name).iter().zip(cases(base)) {
+            // Both in one call: a batch may mix adapters.
+            let prompts = [with_adapter(adapted.prompt(), "tuned"), plain.prompt()];
+            let length = adapted.generated.len().min(plain.generated.len());
+            let answers = answerer.generate(&prompts, &greedy(length));
+            let tokens: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().tokens).collect();
+            assert_eq!(tokens, [&adapted.generated[..length], &plain.generated[..length]], "{name}");
+        }
+    }
+}
+
+#[test]
+fn an_adapter_kept_apart_judges_as_the_merged_one() {
+    let mut merged = load_adapted(&fixture("tied"), Some(fixture("tied-adapter"))).unwrap();
+    let mut apart = load(&fixture("tied")).unwrap();
+    apart.load_adapter("tuned", &fixture("tied-adapter")).unwrap();
+    for case in cases("tied-adapter") {
+        let expected = merged.judge(&[case.prompt()]).remove(0).unwrap();
+        let actual = apart.judge(&[with_adapter(case.prompt(), "tuned")]).remove(0).unwrap();
+        assert!((actual.p_yes - expected.p_yes).abs() < 1e-4, "{} {}", actual.p_yes, expected.p_yes);
+    }
+}
+
+#[test]
+fn an_adapter_of_the_vision_tower_does_not_share_image_tokens_with_the_base() {
+    let dir = copy("tied-adapter");
+    let fc1 = "base_model.model.visual.blocks.0.mlp.fc1";
+    edit_weights(dir.path(), |tensors| {
+        tensors.clear();
+        let base = candle_core::safetensors::load(fixture("tied").join("model.safetensors"), &Device::Cpu);
+        let (outputs, inputs) = base.unwrap()["visual.blocks.0.mlp.fc1.weight"].dims2().unwrap();
+        let random = |shape: (usize, usize)| Tensor::randn(0f32, 3.0, shape, &Device::Cpu).unwrap();
+        tensors.insert(format!("{fc1}.lora_A.weight"), random((4, inputs)));
+        tensors.insert(format!("{fc1}.lora_B.weight"), random((outputs, 4)));
+    });
+    edit_json(&dir.path().join("adapter_config.json"), |config| {
+        config["target_modules"] = serde_json::json!(["fc1"]);
+        config["r"] = 4.into();
+        config["rank_pattern"] = serde_json::json!({});
+    });
+    let case = cases("tied").into_iter().find(|case| case.image.is_some()).unwrap();
+    let mut merged = load_adapted(&fixture("tied"), Some(dir.path().to_path_buf())).unwrap();
+    let expected = merged.judge(&[case.prompt()]).remove(0).unwrap().p_yes;
+    let mut apart = load(&fixture("tied")).unwrap();
+    apart.load_adapter("eyes", dir.path()).unwrap();
+    let base = apart.judge(&[case.prompt()]).remove(0).unwrap().p_yes;
+    let adapted = apart.judge(&[with_adapter(case.prompt(), "eyes")]).remove(0).unwrap().p_yes;
+    assert!((adapted - expected).abs() < 1e-4, "{adapted} {expected}");
+    assert!((adapted - base).abs() > 1e-3, "{adapted} {base}");
+}
+
+#[test]
+fn an_adapter_that_is_not_loaded_fails_its_prompt_alone() {
+    let mut answerer = load(&fixture("tied")).unwrap();
+    answerer.load_adapter("tuned", &fixture("tied-adapter")).unwrap();
+    let case = &cases("tied")[0];
+    let prompts = [case.prompt(), with_adapter(case.prompt(), "other")];
+    let mut verdicts = answerer.judge(&prompts);
+    let error = verdicts.pop().unwrap().unwrap_err().to_string();
+    assert!(error.contains("`other` is not loaded") && error.contains("tuned"), "{error}");
+    assert!(verdicts.pop().unwrap().is_ok());
+    assert!(answerer.unload_adapter("tuned"));
+    assert!(!answerer.unload_adapter("tuned"));
+    assert!(answerer.judge(&[with_adapter(case.prompt(), "tuned")]).remove(0).is_err());
+}
+
+#[test]
+fn a_refused_adapter_leaves_the_one_of_its_name_in_place() {
+    let mut answerer = load(&fixture("tied")).unwrap();
+    answerer.load_adapter("tuned", &fixture("tied-adapter")).unwrap();
+    let error = answerer.load_adapter("tuned", &fixture("untied-adapter")).unwrap_err().to_string();
+    assert!(error.contains("untied-adapter") && error.lines().count() == 1, "{error}");
+    let case = &cases("tied-adapter")[0];
+    assert!(answerer.judge(&[with_adapter(case.prompt(), "tuned")]).remove(0).is_ok());
+}
+
+#[test]
+fn an_expression_that_misses_a_module_with_tensors_is_refused() {
+    let dir = copy("tied-adapter");
+    edit_json(&dir.path().join("adapter_config.json"), |config| {
+        config["target_modules"] = serde_json::json!("(?!.*visual).*q_proj");
+    });
+    assert_refused(dir.path(), &["target_modules does not match", "down_proj"]);
 }

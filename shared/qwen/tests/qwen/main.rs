@@ -4,5 +4,6 @@ mod adapter;
 mod bad_input;
 mod batching;
 mod common;
+mod precision;
 mod reference;
 mod training;
