@@ -8,6 +8,7 @@ use thicket_runtime::{
     Failure, Health, ImageDecoder, MAX_MESSAGE_BYTES, Role, Server, Services, Stop, Worker,
 };
 
+use crate::adapters::{Adapters, Loaded};
 use crate::config::Config;
 use crate::descriptions::Descriptions;
 use crate::engine::Engine;
@@ -32,13 +33,11 @@ impl App {
         if !config.model.is_dir() {
             return Err(Failure::BadInput(format!("model folder {} is not there", config.model.display())));
         }
-        if let Some(adapter) = config.adapter.as_ref().filter(|adapter| !adapter.is_dir()) {
-            return Err(Failure::BadInput(format!("adapter folder {} is not there", adapter.display())));
-        }
         let device = config.place.open().map_err(|error| Failure::BadInput(error.to_string()))?;
         let options = LoadOptions {
             name: config.name.clone(),
-            adapter: config.adapter.clone(),
+            adapter: config.loading.adapter.clone(),
+            quantization: config.loading.quantize,
             dtype: config.precision.dtype(),
             device,
         };
@@ -66,18 +65,28 @@ impl App {
     ) -> Result<Self, Failure> {
         config.validate()?;
         let prompts = Arc::new(config.read_prompts()?);
+        let at_start = config.loading.check()?;
         let server = Server::bind(Role::Answer, &config.role).await?;
         let info = Arc::new(OnceLock::new());
         let loaded = info.clone();
+        let adapters = Adapters {
+            loaded: Arc::new(Loaded::new(config.loading.adapter_limit)),
+            folder: config.loading.adapters.clone(),
+        };
+        let list = adapters.loaded.clone();
         let worker = Worker::spawn(config.worker(), &server.health(), move || {
             let answerer = load()?;
             let _ = loaded.set(answerer.info().clone());
-            Engine::warm(answerer).map_err(|error| error.to_string())
+            let mut engine = Engine::warm(answerer, list).map_err(|error| error.to_string())?;
+            for (name, folder) in at_start {
+                engine.load(&name, &folder).map_err(|fault| fault.to_string())?;
+            }
+            Ok::<_, String>(engine)
         })
         .map_err(|cause| Failure::Failed(format!("a thread cannot start: {cause}")))?;
         let decoder = ImageDecoder::new(config.images, config.decoded_mib);
         let service = Service {
-            model: Model { worker, decoder, info },
+            model: Model { worker, decoder, info, adapters },
             prompts,
             descriptions: Arc::new(Descriptions::new(config.descriptions)),
             max_output_tokens: config.max_output_tokens,

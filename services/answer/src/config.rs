@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use thicket_device::{ComputeArgs, Place, Precision};
 use thicket_imaging::Limits;
+use thicket_qwen::Quantization;
 use thicket_runtime::{
     DEFAULT_DECODED_MIB, DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Failure, Role, RoleArgs, RoleConfig,
     WorkerOptions, parse_duration,
@@ -10,12 +11,16 @@ use thicket_runtime::{
 use thicket_telemetry::TelemetryArgs;
 use thicket_thi::prompts::PromptSet;
 
+use crate::adapters::folder_of;
+
 /// Questions put to the model together at most where nothing else is said.
 pub const DEFAULT_MAX_BATCH: usize = 8;
 /// Longest answer in tokens where nothing else is said.
 pub const DEFAULT_MAX_OUTPUT_TOKENS: usize = 1024;
 /// Descriptions kept in memory where nothing else is said.
 pub const DEFAULT_DESCRIPTIONS: usize = 10_000;
+/// Adapters loaded at a time at most where nothing else is said.
+pub const DEFAULT_ADAPTER_LIMIT: usize = 8;
 /// The prompt file that a model folder may bring along.
 pub const PROMPTS_FILE: &str = "prompts.toml";
 
@@ -42,6 +47,68 @@ pub struct Args {
     pub compute: ComputeArgs,
 }
 
+/// How the answer model is loaded, for `#[command(flatten)]`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LoadingArgs {
+    /// Folder of a LoRA adapter as PEFT saves it, merged into the model at start
+    #[arg(long, env = "THICKET_ADAPTER", value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Folder whose subfolders are LoRA adapters that can be loaded beside the model while it serves
+    #[arg(long, env = "THICKET_ADAPTERS", value_name = "DIR")]
+    pub adapters: Option<PathBuf>,
+    /// Adapters of that folder to load at start, separated by commas
+    #[arg(
+        long,
+        env = "THICKET_LOAD_ADAPTERS",
+        value_name = "NAMES",
+        value_delimiter = ',',
+        requires = "adapters"
+    )]
+    pub load_adapters: Vec<String>,
+    /// Adapters loaded at a time at most
+    #[arg(long, env = "THICKET_ADAPTER_LIMIT", value_name = "N", default_value_t = DEFAULT_ADAPTER_LIMIT)]
+    pub adapter_limit: usize,
+    /// Keep the language model's matrices in fewer bits: q8 or q4. Halves or quarters their memory and changes answers
+    #[arg(long, env = "THICKET_QUANTIZE", value_name = "FORM")]
+    pub quantize: Option<Quantization>,
+}
+
+impl Default for LoadingArgs {
+    /// The model as it is: no adapter, not quantized.
+    fn default() -> Self {
+        Self {
+            adapter: None,
+            adapters: None,
+            load_adapters: Vec::new(),
+            adapter_limit: DEFAULT_ADAPTER_LIMIT,
+            quantize: None,
+        }
+    }
+}
+
+impl LoadingArgs {
+    /// Names and folders of the adapters to load at start.
+    ///
+    /// # Errors
+    /// [`Failure::BadInput`] for a folder that is not there.
+    pub(crate) fn check(&self) -> Result<Vec<(String, PathBuf)>, Failure> {
+        for (what, folder) in [("adapter", &self.adapter), ("adapters", &self.adapters)] {
+            if let Some(folder) = folder.as_ref().filter(|folder| !folder.is_dir()) {
+                return Err(Failure::BadInput(format!("{what} folder {} is not there", folder.display())));
+            }
+        }
+        let folder = |name: &String| {
+            let root = self.adapters.as_deref().ok_or_else(|| {
+                Failure::BadInput(format!("load-adapters: {name} needs a folder of adapters"))
+            })?;
+            let found = folder_of(root, name)
+                .map_err(|fault| Failure::BadInput(format!("load-adapters: {}: {fault}", root.display())))?;
+            Ok((name.clone(), found))
+        };
+        self.load_adapters.iter().map(folder).collect()
+    }
+}
+
 /// Flags of the answer role, for `#[command(flatten)]`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Answer")]
@@ -49,9 +116,9 @@ pub struct AnswerArgs {
     /// Folder of the Qwen2-VL model
     #[arg(long, env = "THICKET_ANSWER_MODEL", value_name = "DIR")]
     pub answer_model: PathBuf,
-    /// Folder of a LoRA adapter as PEFT saves it, merged into the model at start
-    #[arg(long, env = "THICKET_ADAPTER", value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
+    /// How the model is loaded
+    #[command(flatten)]
+    pub loading: LoadingArgs,
     /// Name the model is served under; its folder's unless given
     #[arg(long, env = "THICKET_ANSWER_NAME", value_name = "NAME")]
     pub answer_name: Option<String>,
@@ -83,7 +150,7 @@ impl Args {
             role: self.role.config(Role::Answer),
             name: answer.answer_name.clone().unwrap_or_else(|| folder_name(&answer.answer_model)),
             model: answer.answer_model.clone(),
-            adapter: answer.adapter.clone(),
+            loading: answer.loading.clone(),
             prompts: answer.prompts.clone(),
             precision: self.compute.dtype,
             place: self.compute.device,
@@ -105,8 +172,8 @@ pub struct Config {
     pub role: RoleConfig,
     /// Folder of the model.
     pub model: PathBuf,
-    /// Folder of a LoRA adapter to merge into it.
-    pub adapter: Option<PathBuf>,
+    /// How it is loaded. Default: as it is.
+    pub loading: LoadingArgs,
     /// Name the model is served under.
     pub name: String,
     /// Prompt file; `None` takes [`PROMPTS_FILE`] of the model folder, or the built-in wording where there is none.
@@ -139,7 +206,7 @@ impl Config {
             role: RoleConfig::in_process(),
             name: folder_name(&model),
             model,
-            adapter: None,
+            loading: LoadingArgs::default(),
             prompts: None,
             precision: Precision::F32,
             place: Place::Cpu,

@@ -13,6 +13,7 @@
 //! # }
 //! ```
 
+mod adapters;
 mod app;
 mod config;
 mod descriptions;
@@ -20,9 +21,10 @@ mod engine;
 mod model;
 mod rpc;
 
+pub use adapters::MAX_ADAPTER_NAME_BYTES;
 pub use app::App;
 pub use config::{
-    AnswerArgs, Args, Config, DEFAULT_DESCRIPTIONS, DEFAULT_MAX_BATCH, DEFAULT_MAX_OUTPUT_TOKENS,
-    PROMPTS_FILE,
+    AnswerArgs, Args, Config, DEFAULT_ADAPTER_LIMIT, DEFAULT_DESCRIPTIONS, DEFAULT_MAX_BATCH,
+    DEFAULT_MAX_OUTPUT_TOKENS, LoadingArgs, PROMPTS_FILE,
 };
 pub use rpc::{MAX_ANSWERS, MAX_REWRITES, MAX_TEMPERATURE, MIN_MASS};

@@ -3,14 +3,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use opentelemetry::KeyValue;
-use thicket_engine::{AnswererInfo, Generation, Prompt, Sampling, Verdict};
+use thicket_engine::{AdapterInfo, AnswererInfo, Generation, Prompt, Sampling, Verdict};
 use thicket_imaging::RgbImage;
 use thicket_proto::v1::Timing;
 use thicket_runtime::{Call, Done, Fault, ImageDecoder, Worker};
 use thicket_telemetry::{code_name, instruments, names};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::engine::{Ask, Engine, Job, Reply};
+use crate::adapters::{Adapters, missing};
+use crate::engine::{Ask, Engine, Job, Question, Reply};
 
 /// The model as the handlers see it: questions go in, answers and their cost come out.
 #[derive(Debug, Clone)]
@@ -19,6 +20,7 @@ pub(crate) struct Model {
     pub(crate) decoder: ImageDecoder,
     /// Set by the model thread once the model is loaded.
     pub(crate) info: Arc<OnceLock<AnswererInfo>>,
+    pub(crate) adapters: Adapters,
 }
 
 /// An image that several questions can be about.
@@ -33,6 +35,8 @@ pub(crate) struct Picture {
 pub(crate) struct Session<'a> {
     model: &'a Model,
     call: &'a Call,
+    /// Who answers; `None` for the model as it was started.
+    adapter: Option<Arc<str>>,
     timing: Timing,
 }
 
@@ -43,9 +47,59 @@ impl Model {
         self.info.get().ok_or_else(starting)
     }
 
-    pub(crate) fn session<'a>(&'a self, call: &'a Call) -> Session<'a> {
-        Session { model: self, call, timing: Timing::default() }
+    /// Fingerprint of the model under an adapter, of the model itself for an empty name.
+    pub(crate) fn fingerprint(&self, adapter: &str) -> Result<String, Fault> {
+        let info = self.info()?;
+        if adapter.is_empty() { Ok(info.fingerprint.clone()) } else { self.adapters.fingerprint(adapter) }
     }
+
+    /// Questions to an adapter, to the model itself for an empty name.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`] for an adapter that is not loaded.
+    pub(crate) fn session<'a>(&'a self, call: &'a Call, adapter: &str) -> Result<Session<'a>, Fault> {
+        self.fingerprint(adapter)?;
+        let adapter = if adapter.is_empty() { None } else { Some(adapter.into()) };
+        Ok(Session { model: self, call, adapter, timing: Timing::default() })
+    }
+
+    /// Loads an adapter of the adapter folder.
+    pub(crate) async fn load_adapter(&self, call: &Call, name: String) -> Result<AdapterInfo, Fault> {
+        self.info()?;
+        let (adapters, asked) = (self.adapters.clone(), name.clone());
+        let folder = off_thread(move || adapters.folder_of(&asked)).await?;
+        match self.worker.submit(Job::Load { name, folder }, call.deadline()).await?.output {
+            Reply::Loaded(info) => Ok(info),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Gives up an adapter.
+    pub(crate) async fn unload_adapter(&self, call: &Call, name: String) -> Result<(), Fault> {
+        self.fingerprint(&name)?;
+        match self.worker.submit(Job::Unload { name: name.clone() }, call.deadline()).await?.output {
+            Reply::Unloaded(true) => Ok(()),
+            Reply::Unloaded(false) => Err(missing(&name)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Names of the adapters that could be loaded.
+    pub(crate) async fn available_adapters(&self) -> Result<Vec<String>, Fault> {
+        let adapters = self.adapters.clone();
+        off_thread(move || adapters.available()).await
+    }
+}
+
+/// Runs what waits for a disk where it may wait.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    tokio::task::spawn_blocking(work).await.map_err(Fault::internal)?
+}
+
+fn unexpected(reply: &Reply) -> Fault {
+    Fault::internal(format!("another reply than was asked for: {reply:?}"))
 }
 
 impl Session<'_> {
@@ -65,7 +119,7 @@ impl Session<'_> {
     pub(crate) async fn judge(&mut self, picture: &Picture, text: String) -> Result<Verdict, Fault> {
         match self.ask(Some(picture), text, Ask::Judgement).await? {
             Reply::Verdict(verdict) => Ok(verdict),
-            Reply::Text(_) => Err(Fault::internal("a text in place of a judgement")),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -78,15 +132,17 @@ impl Session<'_> {
     ) -> Result<Generation, Fault> {
         match self.ask(picture, text, Ask::Text(sampling)).await? {
             Reply::Text(generation) => Ok(generation),
-            Reply::Verdict(_) => Err(Fault::internal("a judgement in place of a text")),
+            other => Err(unexpected(&other)),
         }
     }
 
     async fn ask(&mut self, picture: Option<&Picture>, text: String, ask: Ask) -> Result<Reply, Fault> {
         let started = Instant::now();
-        let prompt = Prompt { image: picture.map(|picture| picture.pixels.clone()), text };
+        let image = picture.map(|picture| picture.pixels.clone());
+        let prompt = Prompt { image, text, adapter: self.adapter.clone() };
         let _memory = picture.map(|picture| picture.memory.clone());
-        let result = self.model.worker.submit(Job { prompt, ask, _memory }, self.call.deadline()).await;
+        let job = Job::Question(Question { prompt, ask, _memory });
+        let result = self.model.worker.submit(job, self.call.deadline()).await;
         self.record(started, result.as_ref());
         let Done { output, queued, ran } = result?;
         let (prompt_tokens, output_tokens) = tokens(&output);
@@ -123,6 +179,7 @@ fn tokens(reply: &Reply) -> (usize, usize) {
     match reply {
         Reply::Verdict(verdict) => (verdict.prompt_tokens, 0),
         Reply::Text(generation) => (generation.prompt_tokens, generation.tokens.len()),
+        Reply::Loaded(_) | Reply::Unloaded(_) => (0, 0),
     }
 }
 

@@ -4,14 +4,16 @@ use thicket_engine::Sampling;
 use thicket_proto::v1::answer_service_server::AnswerService;
 use thicket_proto::v1::{
     AggregateRequest, AggregateResponse, DecomposeRequest, DecomposeResponse, DescribeRequest,
-    DescribeResponse, GetAnswerModelRequest, GetAnswerModelResponse, LocateRequest, LocateResponse,
-    RewriteRequest, RewriteResponse,
+    DescribeResponse, GetAnswerModelRequest, GetAnswerModelResponse, ListAdaptersRequest,
+    ListAdaptersResponse, LoadAdapterRequest, LoadAdapterResponse, LocateRequest, LocateResponse,
+    RewriteRequest, RewriteResponse, UnloadAdapterRequest, UnloadAdapterResponse,
 };
 use thicket_runtime::{Call, Fault, MAX_TEXT_BYTES, Right, check_text};
 use thicket_thi::Answer;
 use thicket_thi::prompts::{PromptError, PromptSet, Template, describe, lines, usable_refinement};
 use tonic::{Request, Response, Status};
 
+use crate::adapters::to_wire;
 use crate::descriptions::{Description, Descriptions, Key};
 use crate::model::Model;
 
@@ -54,10 +56,10 @@ impl AnswerService for Service {
 
     async fn locate(&self, request: Request<LocateRequest>) -> Result<Response<LocateResponse>, Status> {
         let call = admit(&request)?;
-        let LocateRequest { text, image } = request.into_inner();
+        let LocateRequest { text, image, adapter } = request.into_inner();
         check_text("text", &text)?;
         let prompt = self.prompts.locate(&text).map_err(unrendered)?;
-        let mut session = self.model.session(&call);
+        let mut session = self.model.session(&call, &adapter)?;
         let picture = session.decode(image).await?;
         let verdict = session.judge(&picture, prompt.clone()).await?;
         let (p_yes, usable, raw_text) = if verdict.mass >= MIN_MASS {
@@ -75,10 +77,10 @@ impl AnswerService for Service {
         request: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
         let call = admit(&request)?;
-        let image = request.into_inner().image;
-        let fingerprint = &self.model.info()?.fingerprint;
-        let key = Key::new(&image, fingerprint, &self.prompts.template_version(Template::Describe));
-        let mut session = self.model.session(&call);
+        let DescribeRequest { image, adapter } = request.into_inner();
+        let fingerprint = self.model.fingerprint(&adapter)?;
+        let key = Key::new(&image, &fingerprint, &self.prompts.template_version(Template::Describe));
+        let mut session = self.model.session(&call, &adapter)?;
         let spent = &mut session;
         let make = move || async move {
             let prompt = self.prompts.describe().map_err(unrendered)?;
@@ -101,13 +103,13 @@ impl AnswerService for Service {
         request: Request<AggregateRequest>,
     ) -> Result<Response<AggregateResponse>, Status> {
         let call = admit(&request)?;
-        let AggregateRequest { text, answers } = request.into_inner();
+        let AggregateRequest { text, answers, adapter } = request.into_inner();
         check_text("text", &text)?;
         check_answers(&answers)?;
         let mut parts = vec![text];
         parts.extend(answers);
         let prompt = self.prompts.aggregate(&parts).map_err(unrendered)?;
-        let mut session = self.model.session(&call);
+        let mut session = self.model.session(&call, &adapter)?;
         let text = session.generate(None, prompt, greedy(self.max_output_tokens)).await?.text;
         Ok(Response::new(AggregateResponse {
             usable: usable_refinement(&text),
@@ -121,10 +123,10 @@ impl AnswerService for Service {
         request: Request<DecomposeRequest>,
     ) -> Result<Response<DecomposeResponse>, Status> {
         let call = admit(&request)?;
-        let text = request.into_inner().text;
+        let DecomposeRequest { text, adapter } = request.into_inner();
         check_text("text", &text)?;
         let prompt = self.prompts.decompose(&text).map_err(unrendered)?;
-        let mut session = self.model.session(&call);
+        let mut session = self.model.session(&call, &adapter)?;
         let raw_text = session.generate(None, prompt, greedy(self.max_output_tokens)).await?.text;
         Ok(Response::new(DecomposeResponse {
             sentences: lines(&raw_text),
@@ -135,7 +137,7 @@ impl AnswerService for Service {
 
     async fn rewrite(&self, request: Request<RewriteRequest>) -> Result<Response<RewriteResponse>, Status> {
         let call = admit(&request)?;
-        let RewriteRequest { sentence, count, temperature, seed } = request.into_inner();
+        let RewriteRequest { sentence, count, temperature, seed, adapter } = request.into_inner();
         check_text("sentence", &sentence)?;
         if !(1..=MAX_REWRITES).contains(&count) {
             let message = format!("1 to {MAX_REWRITES}, got {count}");
@@ -147,7 +149,7 @@ impl AnswerService for Service {
         }
         let wanted = count as usize;
         let prompt = self.prompts.rewrite(&sentence, wanted).map_err(unrendered)?;
-        let mut session = self.model.session(&call);
+        let mut session = self.model.session(&call, &adapter)?;
         let mut rewrites: Vec<String> = Vec::new();
         // One answer holds several rewrites, one a line; with a temperature, further answers fill up what is missing.
         let attempts = if temperature > 0.0 { u64::from(count) } else { 1 };
@@ -164,6 +166,35 @@ impl AnswerService for Service {
             }
         }
         Ok(Response::new(RewriteResponse { rewrites, timing: Some(session.timing()) }))
+    }
+
+    async fn list_adapters(
+        &self,
+        request: Request<ListAdaptersRequest>,
+    ) -> Result<Response<ListAdaptersResponse>, Status> {
+        admit(&request)?;
+        let available = self.model.available_adapters().await?;
+        Ok(Response::new(ListAdaptersResponse { loaded: self.model.adapters.loaded(), available }))
+    }
+
+    async fn load_adapter(
+        &self,
+        request: Request<LoadAdapterRequest>,
+    ) -> Result<Response<LoadAdapterResponse>, Status> {
+        let call = Call::of(&request);
+        call.require(Right::Admin, None)?;
+        let adapter = self.model.load_adapter(&call, request.into_inner().name).await?;
+        Ok(Response::new(LoadAdapterResponse { adapter: Some(to_wire(adapter)) }))
+    }
+
+    async fn unload_adapter(
+        &self,
+        request: Request<UnloadAdapterRequest>,
+    ) -> Result<Response<UnloadAdapterResponse>, Status> {
+        let call = Call::of(&request);
+        call.require(Right::Admin, None)?;
+        self.model.unload_adapter(&call, request.into_inner().name).await?;
+        Ok(Response::new(UnloadAdapterResponse {}))
     }
 }
 

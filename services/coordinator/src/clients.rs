@@ -53,7 +53,7 @@ impl Clients {
 
     /// The same clients on behalf of a call: everything asked of them must be answered by its deadline.
     pub(crate) fn by(&self, deadline: Deadline) -> CallClients {
-        CallClients { clients: self.clone(), deadline }
+        CallClients { clients: self.clone(), deadline, adapter: String::new() }
     }
 }
 
@@ -62,9 +62,16 @@ impl Clients {
 pub(crate) struct CallClients {
     clients: Clients,
     deadline: Deadline,
+    /// Adapter that answers; empty for the answer model as it was started.
+    adapter: String,
 }
 
 impl CallClients {
+    /// The same, questions going to an adapter.
+    pub(crate) fn answered_by(self, adapter: String) -> Self {
+        Self { adapter, ..self }
+    }
+
     pub(crate) async fn embed_text(&self, text: &str) -> Result<Embedded, Fault> {
         let request = request_by(EmbedTextRequest { texts: vec![text.to_owned()] }, self.deadline);
         let mut client = self.clients.embedding.clone();
@@ -211,14 +218,18 @@ impl CallClients {
 
     pub(crate) async fn locate(&self, text: &str, image: Image) -> Result<LocateResponse, Fault> {
         let mut client = self.clients.answer.clone();
-        let request = request_by(LocateRequest { text: text.to_owned(), image }, self.deadline);
-        Ok(client.locate(request).await.map_err(from(Role::Answer))?.into_inner())
+        let request = LocateRequest { text: text.to_owned(), image, adapter: self.adapter.clone() };
+        Ok(client.locate(request_by(request, self.deadline)).await.map_err(from(Role::Answer))?.into_inner())
     }
 
     pub(crate) async fn describe(&self, image: Image) -> Result<DescribeResponse, Fault> {
         let mut client = self.clients.answer.clone();
-        let request = request_by(DescribeRequest { image }, self.deadline);
-        Ok(client.describe(request).await.map_err(from(Role::Answer))?.into_inner())
+        let request = DescribeRequest { image, adapter: self.adapter.clone() };
+        Ok(client
+            .describe(request_by(request, self.deadline))
+            .await
+            .map_err(from(Role::Answer))?
+            .into_inner())
     }
 
     pub(crate) async fn aggregate(
@@ -227,8 +238,12 @@ impl CallClients {
         answers: Vec<String>,
     ) -> Result<AggregateResponse, Fault> {
         let mut client = self.clients.answer.clone();
-        let request = request_by(AggregateRequest { text: text.to_owned(), answers }, self.deadline);
-        Ok(client.aggregate(request).await.map_err(from(Role::Answer))?.into_inner())
+        let request = AggregateRequest { text: text.to_owned(), answers, adapter: self.adapter.clone() };
+        Ok(client
+            .aggregate(request_by(request, self.deadline))
+            .await
+            .map_err(from(Role::Answer))?
+            .into_inner())
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct SearchInput {
     /// Rank once, ask nothing.
     pub(crate) disabled: bool,
     pub(crate) priority: Priority,
+    /// Adapter that answers; empty for the answer model as it was started.
+    pub(crate) adapter: String,
 }
 
 impl SearchInput {
@@ -47,6 +49,7 @@ impl SearchInput {
             settings: settings(&asked, defaults)?,
             disabled: asked.disabled,
             priority,
+            adapter: request.adapter,
         })
     }
 

@@ -56,7 +56,7 @@ impl CoordinatorService for Service {
         call.require(Right::Read, Some(&request.get_ref().collection))?;
         let input = SearchInput::parse(request.into_inner(), &self.defaults)?;
         let place = self.admit()?;
-        let clients = self.clients.by(call.deadline());
+        let clients = self.clients.by(call.deadline()).answered_by(input.adapter.clone());
         tracing::debug!(priority = input.priority.as_str_name(), rounds = input.settings.rounds(), "search");
         Ok(Response::new(Driven::spawn(|outlet| async move {
             let _place = place;

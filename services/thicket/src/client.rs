@@ -1,5 +1,6 @@
 //! Calling a running cluster.
 
+use thicket_proto::v1::answer_service_client::AnswerServiceClient;
 use thicket_proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use thicket_proto::v1::gallery_service_client::GalleryServiceClient;
 use thicket_runtime::{MAX_MESSAGE_BYTES, Peer};
@@ -14,6 +15,9 @@ pub(crate) const DEFAULT_COLLECTION: &str = "default";
 pub(crate) type Coordinator = CoordinatorServiceClient<Peer>;
 /// Calls to the gallery.
 pub(crate) type Gallery = GalleryServiceClient<Peer>;
+
+/// Calls to the answer service.
+pub(crate) type Answer = AnswerServiceClient<Peer>;
 
 /// A client of the coordinator at `url`; connects when first used.
 ///
@@ -31,6 +35,16 @@ pub(crate) fn coordinator(url: &str, token: Option<&str>) -> Result<Coordinator,
 /// [`Failure::BadInput`] for a malformed address or token.
 pub(crate) fn gallery(url: &str, token: Option<&str>) -> Result<Gallery, Failure> {
     Ok(GalleryServiceClient::new(peer(url, token)?)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+/// A client of the answer service at `url`; connects when first used.
+///
+/// # Errors
+/// [`Failure::BadInput`] for a malformed address or token.
+pub(crate) fn answer(url: &str, token: Option<&str>) -> Result<Answer, Failure> {
+    Ok(AnswerServiceClient::new(peer(url, token)?)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }

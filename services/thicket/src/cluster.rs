@@ -34,8 +34,10 @@ pub(crate) struct BackendOptions {
     pub(crate) compute: ComputeArgs,
     /// Folder of everything that is kept.
     pub(crate) data: PathBuf,
-    /// Where the gallery listens; the other two take free loopback ports.
+    /// Where the gallery listens.
     pub(crate) gallery: SocketAddr,
+    /// Where the answer service listens; the embedding service takes a free loopback port.
+    pub(crate) answer: SocketAddr,
     /// Tokens that may call the roles; `None` leaves them open to this machine.
     pub(crate) tokens: Option<OwnToken>,
 }
@@ -139,7 +141,7 @@ impl Backends {
     /// # Errors
     /// [`Failure`] where a role cannot start.
     pub(crate) async fn start(options: BackendOptions) -> Result<Self, Failure> {
-        let BackendOptions { models, compute, data, gallery, tokens } = options;
+        let BackendOptions { models, compute, data, gallery, answer: answer_listen, tokens } = options;
         let mut roles = Roles::new();
         let tokens_file = tokens.as_ref().map(|own| own.file.path().to_owned());
         let role = RoleConfig { tokens_file, ..RoleConfig::in_process() };
@@ -148,8 +150,8 @@ impl Backends {
         embedding.role = role.clone();
         (embedding.precision, embedding.place) = (compute.dtype, compute.device);
         let mut answer = thicket_answer::Config::in_process(models.answer);
-        answer.adapter = models.adapter;
-        answer.role = role.clone();
+        answer.loading = models.loading;
+        answer.role = RoleConfig { listen: answer_listen, ..role.clone() };
         (answer.precision, answer.place) = (compute.dtype, compute.device);
         let mut store = thicket_gallery::Config::in_process(data.join("gallery"));
         store.role = RoleConfig { listen: gallery, ..role };

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use thicket_answer::LoadingArgs;
 use thicket_thi::Settings;
 
 use crate::Failure;
@@ -26,9 +27,8 @@ pub(crate) struct ModelArgs {
     /// Folder of the answer model [default: the sample's]
     #[arg(long, env = "THICKET_ANSWER_MODEL", value_name = "DIR")]
     answer_model: Option<PathBuf>,
-    /// LoRA adapter of the answer model, as PEFT saves it
-    #[arg(long, env = "THICKET_ADAPTER", value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    loading: LoadingArgs,
 }
 
 /// The models of a cluster.
@@ -36,7 +36,7 @@ pub(crate) struct ModelArgs {
 pub(crate) struct Models {
     pub(crate) embedding: PathBuf,
     pub(crate) answer: PathBuf,
-    pub(crate) adapter: Option<PathBuf>,
+    pub(crate) loading: LoadingArgs,
 }
 
 impl ModelArgs {
@@ -64,7 +64,7 @@ impl ModelArgs {
         Ok(Models {
             embedding: folder("embedding-model", &self.embedding_model, EMBEDDING)?,
             answer: folder("answer-model", &self.answer_model, ANSWER)?,
-            adapter: self.adapter.clone(),
+            loading: self.loading.clone(),
         })
     }
 }

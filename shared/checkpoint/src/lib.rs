@@ -66,9 +66,7 @@ impl Checkpoint {
         Self::from_source(source::open_pth(path, top_key)?)
     }
 
-    fn from_source(
-        (source, fingerprint): source::Opened,
-    ) -> std::result::Result<Self, CheckpointError> {
+    fn from_source((source, fingerprint): source::Opened) -> std::result::Result<Self, CheckpointError> {
         let tensors = source
             .entries()
             .into_iter()

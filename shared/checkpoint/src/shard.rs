@@ -71,17 +71,15 @@ impl Shards {
 
     /// Shape and dtype of every tensor.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&String, &Vec<usize>, Option<DType>)> {
-        self.tensors
-            .iter()
-            .map(|(name, place)| (name, &place.shape, DType::try_from(place.dtype).ok()))
+        self.tensors.iter().map(|(name, place)| (name, &place.shape, DType::try_from(place.dtype).ok()))
     }
 
     /// Copies one tensor to memory in its stored dtype.
     pub(crate) fn load(&self, name: &str) -> Result<Tensor> {
-        let place =
-            self.tensors.get(name).ok_or_else(|| Error::Msg(format!("tensor {name} is missing")))?;
-        let dtype = DType::try_from(place.dtype)
-            .map_err(|_| Error::Msg(format!("tensor {name} is of type {:?}, which is not read", place.dtype)))?;
+        let place = self.tensors.get(name).ok_or_else(|| Error::Msg(format!("tensor {name} is missing")))?;
+        let dtype = DType::try_from(place.dtype).map_err(|_| {
+            Error::Msg(format!("tensor {name} is of type {:?}, which is not read", place.dtype))
+        })?;
         if place.bytes == 0 {
             return Tensor::zeros(place.shape.as_slice(), dtype, &Device::Cpu);
         }

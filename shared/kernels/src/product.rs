@@ -71,7 +71,13 @@ pub(crate) fn multiply_packed<T: Sync>(
                 row.assign(&ndarray::aview1(&bias[first..first + count]));
             }
         }
-        general_mat_mul(1.0, &x, &matrix(wide, input)?.reversed_axes(), f32::from(u8::from(bias.is_some())), &mut y);
+        general_mat_mul(
+            1.0,
+            &x,
+            &matrix(wide, input)?.reversed_axes(),
+            f32::from(u8::from(bias.is_some())),
+            &mut y,
+        );
         Ok(())
     })
 }

@@ -188,7 +188,9 @@ impl CustomOp1 for QuantizedMatrix {
             Blocks::Q8(blocks) => multiply_packed(x, blocks, None, &mut y, BlockQ8_0::to_float)?,
             Blocks::Q4K(blocks) => multiply_packed(x, blocks, None, &mut y, BlockQ4K::to_float)?,
             Blocks::Q4(blocks) => multiply_packed(x, blocks, None, &mut y, BlockQ4_0::to_float)?,
-            Blocks::Device(_) => return Err(Error::Msg("a weight on a device and an x on the CPU".to_string())),
+            Blocks::Device(_) => {
+                return Err(Error::Msg("a weight on a device and an x on the CPU".to_string()));
+            }
         }
         let mut shape = layout.dims().to_vec();
         if let Some(last) = shape.last_mut() {
@@ -219,8 +221,7 @@ mod tests {
     #[test]
     fn eight_bits_lose_little_and_four_bits_more() {
         for (dtype, input) in [(DType::F32, 512), (DType::BF16, 512), (DType::F16, 480)] {
-            let (eight, four) =
-                (loss(Quantization::Q8, dtype, input), loss(Quantization::Q4, dtype, input));
+            let (eight, four) = (loss(Quantization::Q8, dtype, input), loss(Quantization::Q4, dtype, input));
             assert!(eight > 0.0 && eight < 0.03, "{eight}");
             assert!(four > eight && four < 0.5, "{four}");
         }

@@ -49,13 +49,7 @@ impl LoadOptions {
     /// The model alone in f32 on the CPU, the reference.
     #[must_use]
     pub fn reference(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            adapter: None,
-            quantization: None,
-            dtype: DType::F32,
-            device: Device::Cpu,
-        }
+        Self { name: name.into(), adapter: None, quantization: None, dtype: DType::F32, device: Device::Cpu }
     }
 }
 
@@ -105,8 +99,13 @@ impl QwenAnswerer {
             .map_err(config_error)?
             .or(config.eos_token_id.clone())
             .map_or_else(|| vec![encoder.end_of_turn()], |ids| ids.to_vec());
-        let (model, weights) =
-            QwenModel::load(dir, options.adapter.as_deref(), options.quantization, options.dtype, &options.device)?;
+        let (model, weights) = QwenModel::load(
+            dir,
+            options.adapter.as_deref(),
+            options.quantization,
+            options.dtype,
+            &options.device,
+        )?;
         let fingerprint = fingerprint(dir, &weights, &options);
         let info =
             AnswererInfo { name: options.name, fingerprint, context_length: config.max_position_embeddings };

@@ -149,7 +149,8 @@ impl LanguageModel {
             .flat_map(|(axis, &count)| std::iter::repeat_n(axis, count))
             .collect();
         let dtype = vb.dtype();
-        let model = Self { embeddings, dtype, layers, norm, head, sizes, inverse_frequencies, axis_of_frequency };
+        let model =
+            Self { embeddings, dtype, layers, norm, head, sizes, inverse_frequencies, axis_of_frequency };
         Ok((model, kept))
     }
 

@@ -23,5 +23,5 @@ pub use language::{LanguageModel, Segment};
 pub use model::{LoadError, QwenModel};
 pub use processor::{ImagePatches, PixelBounds, Processor, ProcessorConfig, batch_patches};
 pub use prompt::{EncodedPrompt, Position, PromptEncoder, PromptError, next_position, position_ids};
-pub use thicket_kernels::Mask;
+pub use thicket_kernels::{Mask, Quantization};
 pub use vision::VisionTower;

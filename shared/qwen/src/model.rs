@@ -147,8 +147,9 @@ impl QwenModel {
         let Some(first) = kept.first() else { return Ok(()) };
         let (block, count) = (Quantization::BLOCK, kept.len());
         if count == MAPS_PER_LAYER * self.config.num_hidden_layers {
-            let reason =
-                format!("no matrix can be quantized to {quantization}: rows of a multiple of {block} values expected");
+            let reason = format!(
+                "no matrix can be quantized to {quantization}: rows of a multiple of {block} values expected"
+            );
             return Err(LoadError::Weights { dir: dir.to_path_buf(), reason });
         }
         tracing::warn!(count, first, %quantization, block, "matrices stay as stored: their rows do not divide into blocks");

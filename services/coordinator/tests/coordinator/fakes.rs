@@ -55,6 +55,8 @@ pub(crate) struct World {
     pub(crate) deleted_at_refinement: Option<String>,
     /// `locate:TEXT:IMAGE`, `describe:IMAGE`, `aggregate:TEXT`, `search:TOP`, ...
     pub(crate) log: Vec<String>,
+    /// The adapter that each question named.
+    pub(crate) adapters: Vec<String>,
 }
 
 impl World {
@@ -79,6 +81,7 @@ impl World {
             embedding_fails: None,
             deleted_at_refinement: None,
             log: Vec::new(),
+            adapters: Vec::new(),
         }
     }
 
@@ -336,6 +339,7 @@ impl AnswerService for Fakes {
         let image = request.image.to_vec();
         let says = {
             let mut world = self.world();
+            world.adapters.push(request.adapter);
             world.log.push(format!("locate:{}:{}", request.text, String::from_utf8_lossy(&image)));
             world.says.get(&image).cloned().unwrap_or(Says::PYes(0.1))
         };
@@ -357,8 +361,10 @@ impl AnswerService for Fakes {
         &self,
         request: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
+        let DescribeRequest { image, adapter } = request.into_inner();
         let mut world = self.world();
-        let line = format!("describe:{}", String::from_utf8_lossy(&request.into_inner().image));
+        world.adapters.push(adapter);
+        let line = format!("describe:{}", String::from_utf8_lossy(&image));
         world.log.push(line);
         Ok(Response::new(world.describe.clone()))
     }
@@ -369,6 +375,7 @@ impl AnswerService for Fakes {
     ) -> Result<Response<AggregateResponse>, Status> {
         let request = request.into_inner();
         let mut world = self.world();
+        world.adapters.push(request.adapter);
         world.log.push(format!("aggregate:{}:{}", request.text, request.answers.join("|")));
         Ok(Response::new(world.aggregate.clone()))
     }
@@ -378,6 +385,27 @@ impl AnswerService for Fakes {
     }
 
     async fn rewrite(&self, _: Request<RewriteRequest>) -> Result<Response<RewriteResponse>, Status> {
+        Err(Status::unimplemented("not part of a search"))
+    }
+
+    async fn list_adapters(
+        &self,
+        _: Request<ListAdaptersRequest>,
+    ) -> Result<Response<ListAdaptersResponse>, Status> {
+        Err(Status::unimplemented("not part of a search"))
+    }
+
+    async fn load_adapter(
+        &self,
+        _: Request<LoadAdapterRequest>,
+    ) -> Result<Response<LoadAdapterResponse>, Status> {
+        Err(Status::unimplemented("not part of a search"))
+    }
+
+    async fn unload_adapter(
+        &self,
+        _: Request<UnloadAdapterRequest>,
+    ) -> Result<Response<UnloadAdapterResponse>, Status> {
         Err(Status::unimplemented("not part of a search"))
     }
 }

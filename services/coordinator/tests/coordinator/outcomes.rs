@@ -245,3 +245,10 @@ async fn times_of_the_events_do_not_go_backwards() {
     }
     assert!(last > 0);
 }
+
+#[tokio::test]
+async fn every_question_of_a_search_names_its_adapter() {
+    let bench = Bench::start(high().saying("a", Says::PYes(0.9))).await;
+    bench.search(SearchPersonRequest { adapter: "tuned".into(), ..request() }).await.expect("a search");
+    assert_eq!(bench.world().adapters, ["tuned", "tuned", "tuned"]);
+}

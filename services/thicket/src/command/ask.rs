@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use thicket_device::ComputeArgs;
 use thicket_engine::{Answerer, EngineError, Prompt, Sampling};
-use thicket_qwen::{LoadOptions, QwenAnswerer};
+use thicket_qwen::{LoadOptions, Quantization, QwenAnswerer};
 
 use super::engine::{model_name, read_image};
 use crate::{Failure, console};
@@ -24,6 +24,9 @@ pub(crate) struct AskArgs {
     /// LoRA adapter as PEFT saves it, merged into the model
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// Keep the language model's matrices in fewer bits: q8 or q4
+    #[arg(long, value_name = "FORM")]
+    quantize: Option<Quantization>,
     /// Image the prompt is about
     #[arg(long, value_name = "F")]
     image: Option<PathBuf>,
@@ -60,6 +63,7 @@ pub(super) fn run(args: AskArgs) -> Result<(), Failure> {
     let options = LoadOptions {
         name: model_name(&args.model),
         adapter: args.adapter,
+        quantization: args.quantize,
         dtype: args.compute.dtype.dtype(),
         device: args.compute.device.open().map_err(Failure::bad_input)?,
     };

@@ -1,5 +1,6 @@
 //! One file a subcommand: its arguments, what it does, what it prints.
 
+mod adapters;
 mod ask;
 mod collections;
 mod delete;
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Search(search::SearchArgs),
     Collections(collections::CollectionsArgs),
     Delete(delete::DeleteArgs),
+    Adapters(adapters::AdaptersArgs),
     Synth(synth::SynthArgs),
     Train(train::TrainArgs),
     Embed(embed::EmbedArgs),
@@ -59,6 +61,7 @@ impl Command {
             Self::Search(args) => search::run(args).await,
             Self::Collections(args) => collections::run(args).await,
             Self::Delete(args) => delete::run(args).await,
+            Self::Adapters(args) => adapters::run(args).await,
             Self::Synth(args) => blocking(|| synth::run(args)).await,
             Self::Train(args) => blocking(|| train::run(args)).await,
             Self::Embed(args) => blocking(|| embed::run(args)).await,

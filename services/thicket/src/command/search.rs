@@ -37,6 +37,9 @@ pub(crate) struct SearchArgs {
     /// Yes means p(Yes) above this, 0 to 1 [default: the server's]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     yes_threshold: Option<f64>,
+    /// Loaded adapter of the answer service that answers [default: its model as it was started]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    adapter: String,
     /// Rank once and ask nothing
     #[arg(long, conflicts_with_all = ["rounds", "xi", "lambda", "yes_threshold"])]
     no_interaction: bool,
@@ -108,6 +111,7 @@ pub(super) async fn run(args: SearchArgs) -> Result<(), Failure> {
             disabled: args.no_interaction,
         }),
         priority: Priority::Interactive.into(),
+        adapter: args.adapter.clone(),
     };
     let mut view = LiveView::new(args.json);
     let mut events =

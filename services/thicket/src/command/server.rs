@@ -20,6 +20,16 @@ pub(crate) struct GalleryArgs {
     token: TokenArgs,
 }
 
+/// Where the answer service of the running cluster is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AnswerServerArgs {
+    /// Address of the answer service
+    #[arg(long, env = "THICKET_ANSWER", value_name = "URL", default_value_t = default_url(Role::Answer), global = true)]
+    pub(crate) answer: String,
+    #[command(flatten)]
+    token: TokenArgs,
+}
+
 #[derive(Debug, clap::Args)]
 struct TokenArgs {
     /// Bearer token, where the cluster wants one; the environment variable keeps it out of the process list
@@ -34,6 +44,12 @@ impl ServerArgs {
 }
 
 impl GalleryArgs {
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.token.as_deref()
+    }
+}
+
+impl AnswerServerArgs {
     pub(crate) fn token(&self) -> Option<&str> {
         self.token.token.as_deref()
     }

@@ -20,6 +20,9 @@ pub(crate) struct UpArgs {
     /// Address of the gallery's API, which `collections` and `delete` call
     #[arg(long, env = "THICKET_GALLERY_LISTEN", value_name = "ADDR", default_value_t = Role::Gallery.default_listen())]
     gallery_listen: SocketAddr,
+    /// Address of the answer service's API, which `adapters` calls
+    #[arg(long, env = "THICKET_ANSWER_LISTEN", value_name = "ADDR", default_value_t = Role::Answer.default_listen())]
+    answer_listen: SocketAddr,
     #[command(flatten)]
     models: ModelArgs,
     #[command(flatten)]
@@ -60,6 +63,7 @@ async fn start(args: &UpArgs) -> Result<(Backends, Front), Failure> {
         compute: args.compute,
         data: args.data.clone(),
         gallery: args.gallery_listen,
+        answer: args.answer_listen,
         tokens,
     })
     .await?;

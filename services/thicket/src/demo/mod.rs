@@ -76,6 +76,7 @@ pub(crate) async fn run(options: Options, scratch: Arc<Scratch>) -> Result<Demon
         compute: options.compute,
         data: folder.join("data"),
         gallery: RoleConfig::in_process().listen,
+        answer: RoleConfig::in_process().listen,
         tokens: None,
     })
     .await?;

@@ -82,6 +82,7 @@ pub(super) async fn run(
             top: sample.images.len() as u32,
             settings: Some(settings),
             priority: Priority::Batch.into(),
+            adapter: String::new(),
         };
         let search = search(coordinator.clone(), request, sample.clone());
         // A task each, so that the large answers are read on every core.

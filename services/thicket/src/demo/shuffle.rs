@@ -12,8 +12,9 @@ use thicket_proto::v1::answer_service_client::AnswerServiceClient;
 use thicket_proto::v1::answer_service_server::{AnswerService, AnswerServiceServer};
 use thicket_proto::v1::{
     AggregateRequest, AggregateResponse, DecomposeRequest, DecomposeResponse, DescribeRequest,
-    DescribeResponse, GetAnswerModelRequest, GetAnswerModelResponse, LocateRequest, LocateResponse,
-    RewriteRequest, RewriteResponse,
+    DescribeResponse, GetAnswerModelRequest, GetAnswerModelResponse, ListAdaptersRequest,
+    ListAdaptersResponse, LoadAdapterRequest, LoadAdapterResponse, LocateRequest, LocateResponse,
+    RewriteRequest, RewriteResponse, UnloadAdapterRequest, UnloadAdapterResponse,
 };
 use thicket_runtime::{
     Failure as RoleFailure, MAX_MESSAGE_BYTES, Peer, Role, RoleConfig, Server, Services, Stop,
@@ -130,27 +131,28 @@ struct Swapped {
 #[tonic::async_trait]
 impl AnswerService for Swapped {
     async fn locate(&self, request: Request<LocateRequest>) -> Result<Response<LocateResponse>, Status> {
-        let LocateRequest { text, image } = request.into_inner();
+        let LocateRequest { text, image, adapter } = request.into_inner();
         let (text, image) = self
             .swap
             .located
             .get(&(text, image))
             .cloned()
             .ok_or_else(|| Status::invalid_argument("text, image: not a candidate of the control"))?;
-        self.real.clone().locate(LocateRequest { text, image }).await
+        self.real.clone().locate(LocateRequest { text, image, adapter }).await
     }
 
     async fn describe(
         &self,
         request: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
+        let DescribeRequest { image, adapter } = request.into_inner();
         let image = self
             .swap
             .described
-            .get(&request.get_ref().image)
+            .get(&image)
             .cloned()
             .ok_or_else(|| Status::invalid_argument("image: not in the gallery of the control"))?;
-        self.real.clone().describe(DescribeRequest { image }).await
+        self.real.clone().describe(DescribeRequest { image, adapter }).await
     }
 
     async fn get_answer_model(
@@ -176,6 +178,27 @@ impl AnswerService for Swapped {
 
     async fn rewrite(&self, request: Request<RewriteRequest>) -> Result<Response<RewriteResponse>, Status> {
         self.real.clone().rewrite(request.into_inner()).await
+    }
+
+    async fn list_adapters(
+        &self,
+        request: Request<ListAdaptersRequest>,
+    ) -> Result<Response<ListAdaptersResponse>, Status> {
+        self.real.clone().list_adapters(request.into_inner()).await
+    }
+
+    async fn load_adapter(
+        &self,
+        request: Request<LoadAdapterRequest>,
+    ) -> Result<Response<LoadAdapterResponse>, Status> {
+        self.real.clone().load_adapter(request.into_inner()).await
+    }
+
+    async fn unload_adapter(
+        &self,
+        request: Request<UnloadAdapterRequest>,
+    ) -> Result<Response<UnloadAdapterResponse>, Status> {
+        self.real.clone().unload_adapter(request.into_inner()).await
     }
 }
 

@@ -15,6 +15,7 @@ struct Cluster {
     process: Child,
     coordinator: String,
     gallery: String,
+    answer: String,
 }
 
 impl Cluster {
@@ -28,6 +29,8 @@ impl Cluster {
                 "127.0.0.1:0",
                 "--gallery-listen",
                 "127.0.0.1:0",
+                "--answer-listen",
+                "127.0.0.1:0",
             ])
             .args(["--drain-delay", "0", "--log", "error"])
             .arg("--data")
@@ -40,24 +43,29 @@ impl Cluster {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let (mut coordinator, mut gallery) = (String::new(), String::new());
+        let (mut coordinator, mut gallery, mut answer) = (String::new(), String::new(), String::new());
         for line in lines.by_ref() {
             let line = line.unwrap();
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
                 (Some("coordinator"), Some(url)) => coordinator = url.to_owned(),
                 (Some("gallery"), Some(url)) => gallery = url.to_owned(),
+                (Some("answer"), Some(url)) => answer = url.to_owned(),
                 (Some("ready;"), _) => break,
                 _ => {}
             }
         }
         assert!(!coordinator.is_empty() && !gallery.is_empty(), "the cluster did not start");
-        Self { process, coordinator, gallery }
+        Self { process, coordinator, gallery, answer }
     }
 
     fn run(&self, args: &[&str]) -> Run {
         let mut command = thicket();
-        command.args(args).env("THICKET_SERVER", &self.coordinator).env("THICKET_GALLERY", &self.gallery);
+        command
+            .args(args)
+            .env("THICKET_SERVER", &self.coordinator)
+            .env("THICKET_GALLERY", &self.gallery)
+            .env("THICKET_ANSWER", &self.answer);
         command.output().unwrap().into()
     }
 

@@ -77,9 +77,8 @@ impl<T: Copy> Patterns<T> {
     fn find(&self, module: &str) -> std::result::Result<Option<T>, String> {
         for (pattern, value) in &self.0 {
             let whole = format!("^(?:.*\\.)?(?:{pattern})$");
-            let expression = Regex::new(&whole).map_err(|cause| {
-                format!("pattern `{pattern}`: {}", one_line(&cause))
-            })?;
+            let expression =
+                Regex::new(&whole).map_err(|cause| format!("pattern `{pattern}`: {}", one_line(&cause)))?;
             if expression.is_match(module) {
                 return Ok(Some(*value));
             }
@@ -154,7 +153,10 @@ impl AdapterConfig {
                 let whole = fancy_regex::Regex::new(&format!("^(?:{expression})$"))
                     .map_err(|cause| format!("target_modules: {}", one_line(&cause)))?;
                 for module in modules {
-                    if !whole.is_match(module).map_err(|cause| format!("target_modules: {}", one_line(&cause)))? {
+                    if !whole
+                        .is_match(module)
+                        .map_err(|cause| format!("target_modules: {}", one_line(&cause)))?
+                    {
                         return Err(format!("target_modules does not match {module}, which has tensors"));
                     }
                 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rand::{SeedableRng, rngs::StdRng};
 use thicket_engine::{Answerer, Embedder, Prompt, Sampling};

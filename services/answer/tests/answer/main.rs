@@ -1,5 +1,6 @@
 //! The answer service over real gRPC.
 
+mod adapters;
 mod support;
 
 use std::time::Duration;
@@ -18,11 +19,11 @@ async fn running() -> Running {
     start(Config::in_process("unused")).await
 }
 
-fn locate(text: &str, image: Bytes) -> LocateRequest {
-    LocateRequest { text: text.to_owned(), image }
+pub(crate) fn locate(text: &str, image: Bytes) -> LocateRequest {
+    LocateRequest { text: text.to_owned(), image, adapter: String::new() }
 }
 
-fn reason(status: &Status) -> String {
+pub(crate) fn reason(status: &Status) -> String {
     Fault::from_status(status).reason().into_owned()
 }
 
@@ -87,7 +88,11 @@ async fn a_bad_text_or_image_is_refused_before_the_model_is_asked() {
     assert_eq!(reason(&status), "TEXT_TOO_LONG");
     let status = role.client.locate(locate("a man", Bytes::from_static(b"a text file"))).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "IMAGE_FORMAT_UNKNOWN"));
-    let status = role.client.describe(DescribeRequest { image: Bytes::new() }).await.unwrap_err();
+    let status = role
+        .client
+        .describe(DescribeRequest { image: Bytes::new(), ..Default::default() })
+        .await
+        .unwrap_err();
     assert_eq!(reason(&status), "IMAGE_EMPTY");
     assert!(role.batches().is_empty());
 }
@@ -96,7 +101,7 @@ async fn a_bad_text_or_image_is_refused_before_the_model_is_asked() {
 async fn a_description_is_made_once_and_read_as_the_method_reads_it() {
     let mut role = running().await;
     role.says(&["1. Yes, a woman. She walks.\n\n2. red coat\n3. shoes: white"]);
-    let request = DescribeRequest { image: png([1, 2, 3]) };
+    let request = DescribeRequest { image: png([1, 2, 3]), ..Default::default() };
     let first = role.client.describe(request.clone()).await.unwrap().into_inner();
     assert_eq!(first.answers, ["A woman.", "", "Red coat."]);
     assert!(first.usable && !first.cached);
@@ -110,7 +115,12 @@ async fn a_description_is_made_once_and_read_as_the_method_reads_it() {
 async fn an_empty_description_is_reported_and_not_an_error() {
     let mut role = running().await;
     role.says(&[""]);
-    let answer = role.client.describe(DescribeRequest { image: png([9, 9, 9]) }).await.unwrap().into_inner();
+    let answer = role
+        .client
+        .describe(DescribeRequest { image: png([9, 9, 9]), ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
     assert!(!answer.usable, "{answer:?}");
 }
 
@@ -121,7 +131,13 @@ async fn the_same_image_asked_about_at_one_time_is_described_once() {
     role.says(&["1. a man"]);
     let ask = || {
         let mut client = role.client.clone();
-        async move { client.describe(DescribeRequest { image: png([7, 7, 7]) }).await.unwrap().into_inner() }
+        async move {
+            client
+                .describe(DescribeRequest { image: png([7, 7, 7]), ..Default::default() })
+                .await
+                .unwrap()
+                .into_inner()
+        }
     };
     let answers = tokio::join!(ask(), ask(), ask());
     for answer in [&answers.0, &answers.1, &answers.2] {
@@ -134,8 +150,11 @@ async fn the_same_image_asked_about_at_one_time_is_described_once() {
 async fn a_merge_shows_the_model_the_text_before_the_answers() {
     let mut role = running().await;
     role.says(&["A man in red.", " ... "]);
-    let request =
-        AggregateRequest { text: "a man".to_owned(), answers: vec!["Red coat.".to_owned(), String::new()] };
+    let request = AggregateRequest {
+        text: "a man".to_owned(),
+        answers: vec!["Red coat.".to_owned(), String::new()],
+        ..Default::default()
+    };
     let answer = role.client.aggregate(request.clone()).await.unwrap().into_inner();
     assert_eq!((answer.text.as_str(), answer.usable), ("A man in red.", true));
     let parts = ["a man", "Red coat.", ""].map(str::to_owned);
@@ -152,7 +171,7 @@ async fn a_merge_shows_the_model_the_text_before_the_answers() {
 #[tokio::test]
 async fn too_many_or_too_long_answers_are_refused() {
     let mut role = running().await;
-    let request = |answers| AggregateRequest { text: "a man".to_owned(), answers };
+    let request = |answers| AggregateRequest { text: "a man".to_owned(), answers, ..Default::default() };
     let status = role.client.aggregate(request(vec!["x".to_owned(); MAX_ANSWERS + 1])).await.unwrap_err();
     assert_eq!(reason(&status), "TOO_MANY_ANSWERS");
     let status = role.client.aggregate(request(vec!["x".repeat(10_001); 2])).await.unwrap_err();

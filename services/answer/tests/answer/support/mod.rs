@@ -2,12 +2,15 @@
 
 use std::collections::VecDeque;
 use std::io::Cursor;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use image::{ImageFormat, Rgb, RgbImage};
 use thicket_answer::{App, Config};
-use thicket_engine::{Answerer, AnswererInfo, EngineError, Finish, Generation, Prompt, Sampling, Verdict};
+use thicket_engine::{
+    AdapterInfo, Answerer, AnswererInfo, EngineError, Finish, Generation, Prompt, Sampling, Verdict,
+};
 use thicket_proto::v1::answer_service_client::AnswerServiceClient;
 use thicket_runtime::{Failure, Peer, Stop, StopHandle};
 use tokio::task::JoinHandle;
@@ -29,6 +32,18 @@ impl Answerer for Scripted {
         &self.info
     }
 
+    /// A folder whose name begins with `bad` holds no adapter for this model.
+    fn load_adapter(&mut self, name: &str, folder: &Path) -> Result<AdapterInfo, EngineError> {
+        if name.starts_with("bad") {
+            return Err(EngineError::invalid("adapter", format!("{}: no", folder.display())));
+        }
+        Ok(AdapterInfo { name: name.to_owned(), fingerprint: format!("cafe+{name}") })
+    }
+
+    fn unload_adapter(&mut self, _: &str) -> bool {
+        true
+    }
+
     fn judge(&mut self, prompts: &[Prompt]) -> Vec<Result<Verdict, EngineError>> {
         self.asked
             .lock()
@@ -48,10 +63,7 @@ impl Answerer for Scripted {
     }
 
     fn generate(&mut self, prompts: &[Prompt], sampling: &Sampling) -> Vec<Result<Generation, EngineError>> {
-        self.asked
-            .lock()
-            .unwrap()
-            .push(("generate", prompts.iter().map(|prompt| prompt.text.clone()).collect()));
+        self.asked.lock().unwrap().push(("generate", prompts.iter().map(asked_of).collect()));
         self.samplings.lock().unwrap().push(*sampling);
         prompts
             .iter()
@@ -62,6 +74,11 @@ impl Answerer for Scripted {
             })
             .collect()
     }
+}
+
+/// The text of a prompt, behind the name of its adapter where it has one.
+fn asked_of(prompt: &Prompt) -> String {
+    prompt.adapter.as_deref().map_or(prompt.text.clone(), |adapter| format!("{adapter}: {}", prompt.text))
 }
 
 pub(crate) struct Running {
