@@ -182,7 +182,8 @@ async fn too_many_or_too_long_answers_are_refused() {
 async fn a_text_is_split_into_one_sentence_a_line() {
     let mut role = running().await;
     role.says(&["1. The coat is red.\n\n- The hair is short."]);
-    let request = DecomposeRequest { text: "a man with short hair in a red coat".to_owned() };
+    let request =
+        DecomposeRequest { text: "a man with short hair in a red coat".to_owned(), ..Default::default() };
     let answer = role.client.decompose(request).await.unwrap().into_inner();
     assert_eq!(answer.sentences, ["The coat is red.", "The hair is short."]);
     assert_eq!(answer.raw_text, "1. The coat is red.\n\n- The hair is short.");
@@ -196,6 +197,7 @@ async fn rewrites_are_distinct_and_asked_for_again_only_with_a_temperature() {
         count: 3,
         temperature,
         seed: 7,
+        ..Default::default()
     };
     role.says(&["A red coat.\nA red coat."]);
     let answer = role.client.rewrite(request(0.0)).await.unwrap().into_inner();
@@ -217,7 +219,12 @@ async fn a_count_or_a_temperature_out_of_range_is_refused() {
         (1, 2.1, "TEMPERATURE_OUT_OF_RANGE"),
         (1, f64::NAN, "TEMPERATURE_OUT_OF_RANGE"),
     ] {
-        let request = RewriteRequest { sentence: "The coat is red.".to_owned(), count, temperature, seed: 0 };
+        let request = RewriteRequest {
+            sentence: "The coat is red.".to_owned(),
+            count,
+            temperature,
+            ..Default::default()
+        };
         let status = role.client.rewrite(request).await.unwrap_err();
         assert_eq!(
             (status.code(), reason(&status).as_str()),
