@@ -61,7 +61,7 @@ struct View {
     eyes: String,
 }
 
-/// A Qwen2-VL folder as an [`Answerer`].
+/// A Qwen2-VL or Qwen2.5-VL folder as an [`Answerer`].
 ///
 /// Equal prompts get equal answers whatever they are batched with, up to the rounding of matrix products of
 /// different heights. With a temperature, every prompt of a call starts from the same seed.
@@ -92,7 +92,7 @@ impl QwenAnswerer {
         let config = crate::Config::from_file(&dir.join("config.json")).map_err(config_error)?;
         let encoder =
             PromptEncoder::from_file(&dir.join("tokenizer.json"), &config).map_err(tokenizer_error)?;
-        let processor = ProcessorConfig::from_file(&dir.join("preprocessor_config.json"))
+        let processor = ProcessorConfig::from_dir(dir)
             .and_then(|processor| Processor::new(&processor, &config.vision_config))
             .map_err(config_error)?;
         let stops = end_tokens(&dir.join("generation_config.json"))
@@ -422,7 +422,13 @@ fn fingerprint(dir: &Path, weights: &str, options: &LoadOptions) -> String {
     hasher.update(weights.as_bytes());
     hasher.update(options.dtype.as_str().as_bytes());
     hasher.update(options.quantization.map(|to| to.to_string()).unwrap_or_default().as_bytes());
-    for name in ["config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json"] {
+    for name in [
+        "config.json",
+        "tokenizer.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "generation_config.json",
+    ] {
         // The files were read before; one that is absent counts as empty.
         let content = std::fs::read(dir.join(name)).unwrap_or_default();
         hasher.update(&(content.len() as u64).to_le_bytes());

@@ -1,5 +1,5 @@
-//! Qwen2-VL: a vision tower, a patch merger and a language model with multimodal rotary positions, read from folders
-//! in the published format. The same layers serve training and inference.
+//! Qwen2-VL and Qwen2.5-VL: a vision tower, a patch merger and a language model with multimodal rotary positions, read
+//! from folders in the published format. The same layers serve training and inference.
 
 mod adapter;
 mod answerer;
@@ -18,7 +18,7 @@ mod vision;
 pub use adapter::AdapterError;
 pub use answerer::{LoadOptions, QwenAnswerer};
 pub use cache::KvCache;
-pub use config::{Config, ConfigError, RopeScaling, TokenIds, VisionConfig};
+pub use config::{Config, ConfigError, RopeScaling, TokenIds, VisionConfig, VisionFamily};
 pub use language::{LanguageModel, Segment};
 pub use model::{LoadError, QwenModel};
 pub use processor::{ImagePatches, PixelBounds, Processor, ProcessorConfig, batch_patches};

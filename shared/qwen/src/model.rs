@@ -109,6 +109,11 @@ impl QwenModel {
             .map_err(|source| LoadError::Config { dir: dir.to_path_buf(), source })?;
         let mut checkpoint = Checkpoint::open(dir)?;
         checkpoint.rename(published_name)?;
+        config
+            .check_weights(
+                &checkpoint.names().filter_map(|name| Some((name, checkpoint.shape(name)?))).collect(),
+            )
+            .map_err(|source| LoadError::Config { dir: dir.to_path_buf(), source })?;
         let weights_error = |cause: candle_core::Error| {
             let reason = cause.to_string().lines().next().unwrap_or_default().to_string();
             LoadError::Weights { dir: dir.to_path_buf(), reason }

@@ -6,9 +6,14 @@ use serde::{Deserialize, Serialize};
 use thicket_imaging::{Filter, ImagingError, MEAN, STD, resize, smart_resize};
 
 use crate::{
-    config::{ConfigError, VisionConfig, read_json},
+    config::{ConfigError, VisionConfig, parse, read_json},
     vision::merge_block_order,
 };
+
+/// Where the settings stand.
+const FILE: &str = "preprocessor_config.json";
+/// Where the newest tools put them instead, under `image_processor`.
+const JOINT_FILE: &str = "processor_config.json";
 
 /// Pillow's numbers of the two supported resampling filters.
 const PILLOW_BILINEAR: u8 = 2;
@@ -84,20 +89,30 @@ impl Default for ProcessorConfig {
 }
 
 impl ProcessorConfig {
-    /// Reads a `preprocessor_config.json`; an absent file means the defaults.
+    /// Reads the settings of a model folder: `preprocessor_config.json`, else the `image_processor` of
+    /// `processor_config.json`; absent files mean the defaults.
     ///
     /// # Errors
-    /// [`ConfigError`] where the file is unreadable or malformed.
-    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        if !path.exists() {
+    /// [`ConfigError`] where a file is unreadable or malformed.
+    pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
+        let (own, joint) = (dir.join(FILE), dir.join(JOINT_FILE));
+        if own.exists() {
+            return Self::from_value(read_json(&own)?, &own);
+        }
+        if !joint.exists() {
             return Ok(Self::default());
         }
-        let mut value = read_json(path)?;
+        match read_json(&joint)?.get_mut("image_processor") {
+            None => Ok(Self::default()),
+            Some(settings) => Self::from_value(settings.take(), &joint),
+        }
+    }
+
+    fn from_value(mut value: serde_json::Value, path: &Path) -> Result<Self, ConfigError> {
         if let Some(fields) = value.as_object_mut() {
             fields.retain(|_, value| !value.is_null());
         }
-        serde_json::from_value(value)
-            .map_err(|cause| ConfigError::Malformed { path: path.to_path_buf(), reason: cause.to_string() })
+        parse(value, path)
     }
 }
 
@@ -110,7 +125,7 @@ pub struct ImagePatches {
     pub grid: (usize, usize),
 }
 
-/// Qwen2-VL's image pre-processing: resize, normalise, cut into patches.
+/// The image pre-processing of Qwen2-VL and Qwen2.5-VL: resize, normalise, cut into patches.
 #[derive(Debug, Clone)]
 pub struct Processor {
     patch_size: usize,
@@ -136,7 +151,7 @@ impl Processor {
         ] {
             if value != expected {
                 let reason = format!("the vision tower has {expected}, the pre-processing {value}");
-                return Err(ConfigError::Invalid { field, reason });
+                return Err(ConfigError::Invalid { file: FILE, field, reason });
             }
         }
         for (field, set) in [
@@ -145,7 +160,7 @@ impl Processor {
             ("do_normalize", config.do_normalize),
         ] {
             if !set {
-                return Err(ConfigError::Invalid { field, reason: "must be true".to_string() });
+                return Err(ConfigError::Invalid { file: FILE, field, reason: "must be true".to_string() });
             }
         }
         let filter = match config.resample {
@@ -153,7 +168,7 @@ impl Processor {
             PILLOW_BICUBIC => Filter::Bicubic,
             other => {
                 let reason = format!("2 (bilinear) or 3 (bicubic) expected, got {other}");
-                return Err(ConfigError::Invalid { field: "resample", reason });
+                return Err(ConfigError::Invalid { file: FILE, field: "resample", reason });
             }
         };
         let min_pixels = config.min_pixels.or(config.size.and_then(|size| size.shortest_edge));
@@ -165,13 +180,13 @@ impl Processor {
             let reason = format!(
                 "at least 1 and at most max_pixels, itself at least {block_area}, expected; got {min_pixels} and {max_pixels}"
             );
-            return Err(ConfigError::Invalid { field: "min_pixels", reason });
+            return Err(ConfigError::Invalid { file: FILE, field: "min_pixels", reason });
         }
         let std_usable = |std: &f32| std.is_finite() && *std > 0.0;
         if !config.image_std.iter().all(std_usable) || !config.image_mean.iter().all(|mean| mean.is_finite())
         {
             let reason = "finite means and positive deviations expected".to_string();
-            return Err(ConfigError::Invalid { field: "image_std", reason });
+            return Err(ConfigError::Invalid { file: FILE, field: "image_std", reason });
         }
         let normalised = std::array::from_fn(|channel| {
             std::array::from_fn(|value| {

@@ -1,39 +1,19 @@
-use std::path::{Path, PathBuf};
+mod error;
+mod layout;
+mod vision;
+mod weights;
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-/// Largest value accepted for any size; keeps products of sizes far from overflow.
-const MAX_SIZE: usize = 1 << 24;
-
-/// Why a `config.json` (or a file beside it) was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {reason}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        reason: String,
-    },
-    /// The file is not the JSON that was expected.
-    #[error("{} is malformed: {reason}", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// The cause, with the field where it is known.
-        reason: String,
-    },
-    /// A field has a value that no such model can have.
-    #[error("{field}: {reason}")]
-    Invalid {
-        /// The field, as a path into the file.
-        field: &'static str,
-        /// The rule and the actual value.
-        reason: String,
-    },
-}
+use self::error::{MAX_SIZE, divides, invalid, positive_number, size};
+pub(crate) use self::error::{parse, read_json};
+pub use self::{
+    error::ConfigError,
+    vision::{VisionConfig, VisionFamily},
+};
 
 /// The rotary section of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,79 +46,7 @@ impl TokenIds {
     }
 }
 
-/// Sizes of a vision tower. A field that is absent from the file takes the value of the published models.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct VisionConfig {
-    /// Number of transformer blocks.
-    pub depth: usize,
-    /// Width of a patch token.
-    pub embed_dim: usize,
-    /// Attention heads; `embed_dim / num_heads` is a multiple of 4.
-    pub num_heads: usize,
-    /// Hidden width of a block's MLP, as a multiple of `embed_dim`.
-    pub mlp_ratio: f64,
-    /// Colour channels; 3.
-    pub in_channels: usize,
-    /// Side of a patch in pixels.
-    pub patch_size: usize,
-    /// Frames in a patch; a still image is repeated.
-    pub temporal_patch_size: usize,
-    /// Side, in patches, of the square that the merger joins into one token.
-    pub spatial_merge_size: usize,
-    /// Width of a merged token; the language model's `hidden_size`.
-    pub hidden_size: usize,
-    /// Activation of the MLP: `quick_gelu`.
-    pub hidden_act: String,
-    /// Standard deviation of freshly drawn weights; used by training only.
-    pub initializer_range: f64,
-}
-
-impl Default for VisionConfig {
-    fn default() -> Self {
-        Self {
-            depth: 32,
-            embed_dim: 1280,
-            num_heads: 16,
-            mlp_ratio: 4.0,
-            in_channels: 3,
-            patch_size: 14,
-            temporal_patch_size: 2,
-            spatial_merge_size: 2,
-            hidden_size: 3584,
-            hidden_act: "quick_gelu".to_string(),
-            initializer_range: defaults::initializer_range(),
-        }
-    }
-}
-
-impl VisionConfig {
-    /// Values in one flattened patch: channels x frames x rows x columns.
-    #[must_use]
-    pub fn patch_values(&self) -> usize {
-        self.in_channels * self.temporal_patch_size * self.patch_size * self.patch_size
-    }
-
-    /// Width of one attention head.
-    #[must_use]
-    pub fn head_dim(&self) -> usize {
-        self.embed_dim / self.num_heads
-    }
-
-    /// Hidden width of a block's MLP.
-    #[must_use]
-    pub fn mlp_size(&self) -> usize {
-        (self.embed_dim as f64 * self.mlp_ratio) as usize
-    }
-
-    /// Patches that the merger joins into one token.
-    #[must_use]
-    pub fn patches_per_token(&self) -> usize {
-        self.spatial_merge_size * self.spatial_merge_size
-    }
-}
-
-/// A Qwen2-VL `config.json`.
+/// The `config.json` of a Qwen2-VL or a Qwen2.5-VL; `model_type` says which.
 ///
 /// Read from both layouts in use: all language fields at the top level, or inside `text_config`. Written in the first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -207,9 +115,21 @@ impl Config {
                 reason: "not a JSON object".to_string(),
             });
         };
-        let config: Self = serde_json::from_value(Value::Object(flattened(fields))).map_err(|cause| {
-            ConfigError::Malformed { path: path.to_path_buf(), reason: cause.to_string() }
-        })?;
+        let known = [VisionConfig::QWEN2, VisionConfig::QWEN2_5];
+        match fields.get("model_type") {
+            Some(Value::String(model_type)) if known.contains(&model_type.as_str()) => {}
+            other => {
+                let actual = other.map_or_else(|| "nothing".to_string(), ToString::to_string);
+                return invalid("model_type", format!("one of {known:?} expected, got {actual}"));
+            }
+        }
+        let fields = layout::flattened(fields);
+        if let Some(Value::Array(kinds)) = fields.get("layer_types")
+            && let Some(other) = kinds.iter().find(|kind| *kind != "full_attention")
+        {
+            return invalid("layer_types", format!("only \"full_attention\" is supported, got {other}"));
+        }
+        let config: Self = parse(Value::Object(fields), path)?;
         config.validate()?;
         Ok(config)
     }
@@ -219,8 +139,9 @@ impl Config {
     pub fn to_json(&self) -> Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if let Some(fields) = value.as_object_mut() {
-            fields.insert("architectures".to_string(), Value::from(vec!["Qwen2VLForConditionalGeneration"]));
-            fields.insert("model_type".to_string(), Value::from("qwen2_vl"));
+            let family = &self.vision_config.family;
+            fields.insert("architectures".to_string(), Value::from(vec![family.architecture()]));
+            fields.insert("model_type".to_string(), Value::from(family.model_type()));
         }
         value
     }
@@ -280,11 +201,10 @@ impl Config {
                 return invalid(field, format!("{id} is outside the vocabulary of {}", self.vocab_size));
             }
         }
-        self.validate_vision()
+        self.vision_config.validate(self.hidden_size)
     }
 
     fn validate_sizes(&self) -> Result<(), ConfigError> {
-        let vision = &self.vision_config;
         for (field, value) in [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -293,103 +213,10 @@ impl Config {
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.num_key_value_heads),
             ("max_position_embeddings", self.max_position_embeddings),
-            ("vision_config.depth", vision.depth),
-            ("vision_config.embed_dim", vision.embed_dim),
-            ("vision_config.num_heads", vision.num_heads),
-            ("vision_config.in_channels", vision.in_channels),
-            ("vision_config.patch_size", vision.patch_size),
-            ("vision_config.temporal_patch_size", vision.temporal_patch_size),
-            ("vision_config.spatial_merge_size", vision.spatial_merge_size),
-            ("vision_config.hidden_size", vision.hidden_size),
         ] {
-            if value == 0 || value > MAX_SIZE {
-                return invalid(field, format!("1 to {MAX_SIZE} expected, got {value}"));
-            }
+            size(field, value)?;
         }
         Ok(())
-    }
-
-    fn validate_vision(&self) -> Result<(), ConfigError> {
-        let vision = &self.vision_config;
-        divides("vision_config.num_heads", vision.num_heads, "vision_config.embed_dim", vision.embed_dim)?;
-        if !vision.head_dim().is_multiple_of(4) {
-            return invalid(
-                "vision_config.num_heads",
-                format!("the head width must be a multiple of 4, it is {}", vision.head_dim()),
-            );
-        }
-        if vision.in_channels != 3 {
-            return invalid("vision_config.in_channels", format!("3 expected, got {}", vision.in_channels));
-        }
-        if vision.hidden_act != "quick_gelu" {
-            return invalid(
-                "vision_config.hidden_act",
-                format!("`quick_gelu` expected, got `{}`", vision.hidden_act),
-            );
-        }
-        positive_number("vision_config.mlp_ratio", vision.mlp_ratio)?;
-        if vision.mlp_size() == 0 || vision.mlp_size() > MAX_SIZE {
-            return invalid(
-                "vision_config.mlp_ratio",
-                format!("gives an MLP of {}, outside 1 to {MAX_SIZE}", vision.mlp_size()),
-            );
-        }
-        if vision.hidden_size != self.hidden_size {
-            return invalid(
-                "vision_config.hidden_size",
-                format!("must equal hidden_size {}, got {}", self.hidden_size, vision.hidden_size),
-            );
-        }
-        Ok(())
-    }
-}
-
-/// Brings the nested layout, and the spelling of the rotary fields that goes with it, to the flat one.
-fn flattened(mut fields: Map<String, Value>) -> Map<String, Value> {
-    if let Some(Value::Object(text)) = fields.remove("text_config") {
-        fields.extend(text);
-    }
-    if let Some(Value::Object(rope)) = fields.remove("rope_parameters") {
-        if let Some(theta) = rope.get("rope_theta") {
-            fields.insert("rope_theta".to_string(), theta.clone());
-        }
-        fields.insert("rope_scaling".to_string(), Value::Object(rope));
-    }
-    if let Some(Value::Object(rope)) = fields.get_mut("rope_scaling")
-        && let Some(kind) = rope.remove("rope_type")
-    {
-        rope.entry("type").or_insert(kind);
-    }
-    // A null means "not set" in these files.
-    fields.retain(|_, value| !value.is_null());
-    fields
-}
-
-/// Reads a JSON file.
-pub(crate) fn read_json(path: &Path) -> Result<Value, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|cause| ConfigError::Unreadable { path: path.to_path_buf(), reason: cause.to_string() })?;
-    serde_json::from_str(&text)
-        .map_err(|cause| ConfigError::Malformed { path: path.to_path_buf(), reason: cause.to_string() })
-}
-
-fn invalid<T>(field: &'static str, reason: String) -> Result<T, ConfigError> {
-    Err(ConfigError::Invalid { field, reason })
-}
-
-fn divides(field: &'static str, part: usize, whole_field: &str, whole: usize) -> Result<(), ConfigError> {
-    if whole.is_multiple_of(part) {
-        Ok(())
-    } else {
-        invalid(field, format!("must divide {whole_field} {whole}, got {part}"))
-    }
-}
-
-fn positive_number(field: &'static str, value: f64) -> Result<(), ConfigError> {
-    if value.is_finite() && value > 0.0 {
-        Ok(())
-    } else {
-        invalid(field, format!("a positive number expected, got {value}"))
     }
 }
 
@@ -430,12 +257,23 @@ mod tests {
 
     fn small() -> Value {
         serde_json::json!({
+            "model_type": "qwen2_vl",
             "vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
             "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
             "image_token_id": 9, "vision_start_token_id": 7, "vision_end_token_id": 8,
             "vision_config": {"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": 32}
         })
+    }
+
+    fn small_2_5() -> Value {
+        let mut config = small();
+        config["model_type"] = "qwen2_5_vl".into();
+        config["vision_config"] = serde_json::json!({
+            "depth": 3, "hidden_size": 16, "num_heads": 2, "out_hidden_size": 32, "intermediate_size": 20,
+            "fullatt_block_indexes": [1], "tokens_per_second": 2, "in_chans": 3, "spatial_patch_size": 14
+        });
+        config
     }
 
     fn read(value: &Value) -> Result<Config, ConfigError> {
@@ -460,7 +298,10 @@ mod tests {
         let Value::Object(mut text) = flat.clone() else { unreachable!() };
         let vision = text.remove("vision_config").unwrap();
         text["rope_scaling"] = serde_json::json!({"rope_type": "default", "mrope_section": [1, 1, 2]});
-        let nested = serde_json::json!({"text_config": text, "vision_config": vision, "image_token_id": 9});
+        let model_type = text.insert("model_type".to_string(), "qwen2_vl_text".into());
+        let nested = serde_json::json!({
+            "model_type": model_type, "text_config": text, "vision_config": vision, "image_token_id": 9
+        });
         let (flat, mut nested) = (read(&flat).unwrap(), read(&nested).unwrap());
         nested.rope_scaling.kind = "mrope".to_string();
         assert_eq!(nested, flat);
@@ -468,8 +309,42 @@ mod tests {
 
     #[test]
     fn a_written_configuration_reads_back_equal() {
-        let config = read(&small()).unwrap();
-        assert_eq!(read(&config.to_json()).unwrap(), config);
+        for file in [small(), small_2_5()] {
+            let config = read(&file).unwrap();
+            assert_eq!(read(&config.to_json()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn the_widths_of_a_2_5_tower_are_read_under_their_own_names() {
+        let config = read(&small_2_5()).unwrap();
+        let vision = &config.vision_config;
+        assert_eq!((vision.embed_dim, vision.mlp_size(), vision.hidden_size), (16, 20, 32));
+        // 112 pixels are 4 merge blocks of 28.
+        assert_eq!(vision.window_side(), Some(4));
+        assert_eq!([0, 1, 2].map(|block| vision.attends_fully(block)), [false, true, false]);
+    }
+
+    #[test]
+    fn an_unknown_model_type_is_refused() {
+        for value in [serde_json::json!("qwen3_vl"), Value::Null] {
+            let mut config = small();
+            config["model_type"] = value;
+            let error = read(&config).unwrap_err().to_string();
+            assert!(error.contains("model_type") && error.contains("qwen2_5_vl"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_names_its_field() {
+        for (pointer, field) in
+            [("/hidden_size", "hidden_size"), ("/vision_config/depth", "vision_config: depth")]
+        {
+            let mut config = small_2_5();
+            *config.pointer_mut(pointer).unwrap() = "many".into();
+            let error = read(&config).unwrap_err().to_string();
+            assert!(error.contains(field) && error.contains("many"), "{error}");
+        }
     }
 
     #[test]
@@ -485,12 +360,30 @@ mod tests {
             ("/vision_config/num_heads", serde_json::json!(8), "vision_config.num_heads"),
             ("/rms_norm_eps", serde_json::json!(0.0), "rms_norm_eps"),
         ] {
-            let mut config = small();
-            *config.pointer_mut(pointer).unwrap() = value;
-            match read(&config) {
-                Err(ConfigError::Invalid { field: named, .. }) => assert_eq!(named, field),
-                other => panic!("{pointer}: {other:?}"),
-            }
+            assert_invalid(small(), pointer, value, field);
+        }
+        for (pointer, value, field) in [
+            ("/vision_config/hidden_size", serde_json::json!(18), "vision_config.num_heads"),
+            ("/vision_config/out_hidden_size", serde_json::json!(64), "vision_config.out_hidden_size"),
+            ("/vision_config/intermediate_size", serde_json::json!(0), "vision_config.intermediate_size"),
+            ("/vision_config/window_size", serde_json::json!(27), "vision_config.window_size"),
+            (
+                "/vision_config/fullatt_block_indexes",
+                serde_json::json!([3]),
+                "vision_config.fullatt_block_indexes",
+            ),
+            ("/layer_types", serde_json::json!(["full_attention", "sliding_attention"]), "layer_types"),
+        ] {
+            assert_invalid(small_2_5(), pointer, value, field);
+        }
+    }
+
+    fn assert_invalid(mut config: Value, pointer: &str, value: Value, field: &str) {
+        let (parent, name) = pointer.rsplit_once('/').unwrap();
+        config.pointer_mut(parent).unwrap()[name] = value;
+        match read(&config) {
+            Err(ConfigError::Invalid { field: named, .. }) => assert_eq!(named, field),
+            other => panic!("{pointer}: {other:?}"),
         }
     }
 
