@@ -9,7 +9,7 @@ use std::{
 use instant_clip_tokenizer::{Token, Tokenizer};
 use regex::Regex;
 
-use crate::{ClipError, html};
+use crate::{ClipError, Config, html};
 
 /// Name of the optional vocabulary file in a checkpoint folder.
 pub const VOCABULARY_FILE: &str = "bpe_simple_vocab.txt";
@@ -55,6 +55,18 @@ impl ClipTokenizer {
     /// [`ClipError::Vocabulary`] where the built-in patterns do not compile, which a test rules out.
     pub fn published() -> Result<Self, ClipError> {
         Self::assemble(Tokenizer::new(), PUBLISHED_SIZE, true, "published".to_owned())
+    }
+
+    /// The vocabulary of OpenAI's models, in which the last merge still is one, for a model of this size.
+    ///
+    /// # Errors
+    /// [`ClipError::VocabularySize`] where the model has another number of entries.
+    pub(crate) fn openai(config: &Config) -> Result<Self, ClipError> {
+        if config.vocab_size != PUBLISHED_SIZE {
+            let embedding = config.vocab_size;
+            return Err(ClipError::VocabularySize { vocabulary: PUBLISHED_SIZE, embedding });
+        }
+        Self::assemble(Tokenizer::new(), PUBLISHED_SIZE, false, "openai".to_owned())
     }
 
     /// A vocabulary of `vocab_size` entries from a merge list in the published file format: one line that is skipped,

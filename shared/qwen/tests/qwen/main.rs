@@ -5,4 +5,5 @@ mod bad_input;
 mod batching;
 mod common;
 mod reference;
+mod tokenisation;
 mod training;
