@@ -21,6 +21,7 @@ mod hugging_face;
 mod names;
 mod options;
 mod preprocessing;
+mod repair;
 mod selection;
 mod text;
 mod tokenizer;

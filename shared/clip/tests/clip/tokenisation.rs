@@ -26,7 +26,7 @@ fn texts() -> Vec<String> {
 /// Fails with the first of the texts that differ.
 #[track_caller]
 fn assert_none(wrong: &[String]) {
-    let shown = &wrong[..wrong.len().min(40)];
+    let shown = &wrong[..wrong.len().min(1000)];
     assert!(wrong.is_empty(), "{} texts differ:\n{}", wrong.len(), shown.join("\n"));
 }
 
