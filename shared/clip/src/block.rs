@@ -2,7 +2,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use thicket_kernels::{Linear, Mask, attention, layer_norm, linear, quick_gelu};
 
-const NORM_EPS: f64 = 1e-5;
+use crate::{Activation, TowerConfig};
 
 pub(crate) fn normal(stdev: f64) -> Init {
     Init::Randn { mean: 0.0, stdev }
@@ -13,11 +13,14 @@ pub(crate) fn normal(stdev: f64) -> Init {
 pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
+    eps: f64,
 }
 
 impl LayerNorm {
-    pub(crate) fn new(width: usize, builder: VarBuilder<'_>) -> Result<Self> {
+    pub(crate) fn new(tower: &TowerConfig, builder: VarBuilder<'_>) -> Result<Self> {
+        let width = tower.width;
         Ok(Self {
+            eps: tower.norm_eps,
             weight: builder.get_with_hints(width, "weight", Init::Const(1.0))?,
             bias: builder.get_with_hints(width, "bias", Init::Const(0.0))?,
         })
@@ -26,7 +29,7 @@ impl LayerNorm {
 
 impl Module for LayerNorm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        layer_norm(x, &self.weight, &self.bias, NORM_EPS)
+        layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }
 
@@ -42,6 +45,7 @@ pub(crate) struct Projected {
 pub(crate) struct Block {
     width: usize,
     head_width: usize,
+    activation: Activation,
     ln_1: LayerNorm,
     /// Rows of queries, then keys, then values, `[3 width, width]`.
     in_proj_weight: Tensor,
@@ -53,8 +57,9 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// `layers` is the depth of the tower; a fresh model's residual branches start smaller the deeper it is.
-    fn new((width, head_width): (usize, usize), layers: usize, builder: VarBuilder<'_>) -> Result<Self> {
+    /// A fresh model's residual branches start smaller the deeper its tower is.
+    fn new(tower: &TowerConfig, builder: VarBuilder<'_>) -> Result<Self> {
+        let &TowerConfig { width, layers, head_width, mlp_width, activation, .. } = tower;
         let attn = builder.pp("attn");
         let mlp = builder.pp("mlp");
         let scale = (width as f64).powf(-0.5);
@@ -63,13 +68,14 @@ impl Block {
         Ok(Self {
             width,
             head_width,
-            ln_1: LayerNorm::new(width, builder.pp("ln_1"))?,
+            activation,
+            ln_1: LayerNorm::new(tower, builder.pp("ln_1"))?,
             in_proj_weight: attn.get_with_hints((3 * width, width), "in_proj_weight", in_proj)?,
             in_proj_bias: attn.get_with_hints(3 * width, "in_proj_bias", Init::Const(0.0))?,
             out_proj: dense(width, width, residual, attn.pp("out_proj"))?,
-            ln_2: LayerNorm::new(width, builder.pp("ln_2"))?,
-            c_fc: dense(width, 4 * width, (2.0 * width as f64).powf(-0.5), mlp.pp("c_fc"))?,
-            c_proj: dense(4 * width, width, residual, mlp.pp("c_proj"))?,
+            ln_2: LayerNorm::new(tower, builder.pp("ln_2"))?,
+            c_fc: dense(width, mlp_width, (2.0 * width as f64).powf(-0.5), mlp.pp("c_fc"))?,
+            c_proj: dense(mlp_width, width, residual, mlp.pp("c_proj"))?,
         })
     }
 
@@ -95,7 +101,11 @@ impl Block {
         let mixed =
             attention(q, k, v, attention_scale(self.head_width), mask)?.transpose(1, 2)?.flatten_from(2)?;
         let x = (x + self.out_proj.forward(&mixed)?)?;
-        let hidden = quick_gelu(&self.c_fc.forward(&self.ln_2.forward(&x)?)?)?;
+        let hidden = self.c_fc.forward(&self.ln_2.forward(&x)?)?;
+        let hidden = match self.activation {
+            Activation::QuickGelu => quick_gelu(&hidden)?,
+            Activation::Gelu => hidden.gelu_erf()?,
+        };
         x + self.c_proj.forward(&hidden)?
     }
 }
@@ -118,15 +128,13 @@ pub(crate) struct Transformer {
 }
 
 impl Transformer {
-    /// `widths` are those of the tower and of a head; `layers` is at least 1.
-    pub(crate) fn new(widths: (usize, usize), layers: usize, builder: VarBuilder<'_>) -> Result<Self> {
+    /// A tower of at least one block.
+    pub(crate) fn new(tower: &TowerConfig, builder: VarBuilder<'_>) -> Result<Self> {
         let builder = builder.pp("resblocks");
-        let last = layers.saturating_sub(1);
+        let last = tower.layers.saturating_sub(1);
         Ok(Self {
-            blocks: (0..last)
-                .map(|index| Block::new(widths, layers, builder.pp(index)))
-                .collect::<Result<_>>()?,
-            last: Block::new(widths, layers, builder.pp(last))?,
+            blocks: (0..last).map(|index| Block::new(tower, builder.pp(index))).collect::<Result<_>>()?,
+            last: Block::new(tower, builder.pp(last))?,
         })
     }
 

@@ -2,8 +2,62 @@ use thicket_checkpoint::Checkpoint;
 
 use crate::{ClipError, RunOptions, names};
 
-/// Width of an attention head in every published CLIP.
+/// Width of an attention head in every published run folder.
 pub(crate) const PUBLISHED_HEAD_WIDTH: usize = 64;
+/// What a layer normalisation adds to the variance in every published run folder.
+const PUBLISHED_NORM_EPS: f64 = 1e-5;
+/// Widths of the hidden layer of a block's perceptron in every published run folder, as multiples of the tower's.
+const PUBLISHED_MLP_RATIO: usize = 4;
+
+/// The activation between the two layers of a block's perceptron.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(1.702 x)`, of OpenAI's models and those trained from them.
+    QuickGelu,
+    /// `x * Phi(x)` with the exact error function, of LAION's models.
+    Gelu,
+}
+
+/// Sizes of one tower's transformer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TowerConfig {
+    /// Width of the tower, a multiple of [`Self::head_width`].
+    pub width: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Width of an attention head; the tower has its width over this many heads.
+    pub head_width: usize,
+    /// Width of the hidden layer of a block's perceptron.
+    pub mlp_width: usize,
+    /// The perceptron's activation.
+    pub activation: Activation,
+    /// What layer normalisations add to the variance; above 0.
+    pub norm_eps: f64,
+}
+
+impl TowerConfig {
+    /// A tower as in every published run folder: QuickGELU, a perceptron of four times the width, epsilon 1e-5.
+    #[must_use]
+    pub fn published(width: usize, layers: usize, head_width: usize) -> Self {
+        Self {
+            width,
+            layers,
+            head_width,
+            mlp_width: width.saturating_mul(PUBLISHED_MLP_RATIO),
+            activation: Activation::QuickGelu,
+            norm_eps: PUBLISHED_NORM_EPS,
+        }
+    }
+}
+
+/// Which token of a text carries its embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndMark {
+    /// The first of the largest id, as OpenAI's code looks for the end mark.
+    Largest,
+    /// The first of this id.
+    Id(u32),
+}
 
 /// All sizes of a two-tower model.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,20 +70,16 @@ pub struct Config {
     pub patch: usize,
     /// Step between patches in pixels.
     pub stride: usize,
-    /// Width of an attention head of both towers; a tower has its width over this many heads.
-    pub head_width: usize,
-    /// Width of the vision tower, a multiple of [`Self::head_width`].
-    pub vision_width: usize,
-    /// Blocks of the vision tower.
-    pub vision_layers: usize,
+    /// The vision tower.
+    pub vision: TowerConfig,
     /// Entries of the vocabulary, the marks included.
     pub vocab_size: usize,
     /// Tokens of a text, start and end marks included; at least 3.
     pub text_length: usize,
-    /// Width of the text tower, a multiple of [`Self::head_width`].
-    pub text_width: usize,
-    /// Blocks of the text tower.
-    pub text_layers: usize,
+    /// The text tower.
+    pub text: TowerConfig,
+    /// Where a text ends.
+    pub end_mark: EndMark,
     /// The token-selection embedding, where the model has one.
     pub tse: Option<TseConfig>,
 }
@@ -72,21 +122,26 @@ impl Config {
     /// [`ClipError::Config`] with the first size that does not.
     pub fn validate(&self) -> Result<(), ClipError> {
         let refuse = |field, reason: String| Err(ClipError::Config { field, reason });
-        for (field, width) in [("vision width", self.vision_width), ("text width", self.text_width)] {
-            if width == 0 || self.head_width == 0 || !width.is_multiple_of(self.head_width) {
-                let head_width = self.head_width;
+        for (field, tower) in [("vision width", self.vision), ("text width", self.text)] {
+            let TowerConfig { width, head_width, norm_eps, .. } = tower;
+            if width == 0 || head_width == 0 || !width.is_multiple_of(head_width) {
                 return refuse(
                     field,
                     format!("{width} is not a positive multiple of the head width {head_width}"),
                 );
+            }
+            if !(norm_eps > 0.0 && norm_eps.is_finite()) {
+                return refuse("layer norm epsilon", format!("{norm_eps} is not above 0"));
             }
         }
         for (field, count) in [
             ("embedding dimension", self.embed_dim),
             ("patch size", self.patch),
             ("stride", self.stride),
-            ("vision layers", self.vision_layers),
-            ("text layers", self.text_layers),
+            ("vision layers", self.vision.layers),
+            ("vision perceptron", self.vision.mlp_width),
+            ("text layers", self.text.layers),
+            ("text perceptron", self.text.mlp_width),
         ] {
             if count == 0 {
                 return refuse(field, "0 is not positive".to_owned());
@@ -129,8 +184,8 @@ impl Config {
         self.tse.map_or(0, |tse| share(self.text_length - 2, tse.ratio))
     }
 
-    /// Reads all sizes from the shapes of a checkpoint's tensors, as OpenAI's loader does, and from its options what
-    /// shapes cannot tell.
+    /// Reads all sizes of a run folder from the shapes of its checkpoint's tensors, as OpenAI's loader does, and from
+    /// its options what shapes cannot tell.
     ///
     /// # Errors
     /// [`ClipError::MissingTensor`] or [`ClipError::TensorShape`] where a tensor that decides a size is missing or of
@@ -153,18 +208,20 @@ impl Config {
                 format!("the options say {text_length}, the positional embedding has {positions} rows");
             return Err(ClipError::Config { field: "text length", reason });
         }
+        let head_width = options.head_width.unwrap_or(PUBLISHED_HEAD_WIDTH);
+        let tower = |width, blocks: &str| {
+            TowerConfig::published(width, layers(checkpoint, &base(blocks)), head_width)
+        };
         let config = Self {
             embed_dim,
             image_size: options.image_size,
             patch,
             stride: options.stride.unwrap_or(patch),
-            head_width: options.head_width.unwrap_or(PUBLISHED_HEAD_WIDTH),
-            vision_width,
-            vision_layers: layers(checkpoint, &base("visual.transformer.resblocks.")),
+            vision: tower(vision_width, "visual.transformer.resblocks."),
             vocab_size,
             text_length,
-            text_width,
-            text_layers: layers(checkpoint, &base("transformer.resblocks.")),
+            text: tower(text_width, "transformer.resblocks."),
+            end_mark: EndMark::Largest,
             tse: tse(checkpoint, options)?,
         };
         config.validate()?;
@@ -214,7 +271,7 @@ fn shape<const N: usize>(
 }
 
 /// One more than the highest block number, so that a block with a hole in it is reported as missing a tensor.
-fn layers(checkpoint: &Checkpoint, prefix: &str) -> usize {
+pub(crate) fn layers(checkpoint: &Checkpoint, prefix: &str) -> usize {
     let number = |name: &str| name.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
     checkpoint.names().filter_map(number).max().map_or(0, |highest| highest.saturating_add(1))
 }
@@ -230,13 +287,11 @@ mod tests {
             image_size: (384, 128),
             patch: 16,
             stride: 16,
-            head_width: PUBLISHED_HEAD_WIDTH,
-            vision_width: 768,
-            vision_layers: 12,
+            vision: TowerConfig::published(768, 12, PUBLISHED_HEAD_WIDTH),
             vocab_size: 49_408,
             text_length: 77,
-            text_width: 512,
-            text_layers: 12,
+            text: TowerConfig::published(512, 12, PUBLISHED_HEAD_WIDTH),
+            end_mark: EndMark::Largest,
             tse: Some(TseConfig { dim: 1024, hidden: 512, ratio: 0.3 }),
         }
     }
@@ -258,9 +313,12 @@ mod tests {
             Err(ClipError::Config { field, .. }) => field,
             other => panic!("{other:?}"),
         };
-        assert_eq!(field(Config { vision_width: 100, ..published() }), "vision width");
-        assert_eq!(field(Config { head_width: 0, ..published() }), "vision width");
-        assert_eq!(field(Config { head_width: 96, ..published() }), "text width");
+        let vision = |width, head_width| TowerConfig::published(width, 12, head_width);
+        assert_eq!(field(Config { vision: vision(100, 64), ..published() }), "vision width");
+        assert_eq!(field(Config { vision: vision(768, 0), ..published() }), "vision width");
+        assert_eq!(field(Config { text: vision(512, 96), ..published() }), "text width");
+        let flat = TowerConfig { norm_eps: 0.0, ..vision(768, 64) };
+        assert_eq!(field(Config { vision: flat, ..published() }), "layer norm epsilon");
         assert_eq!(field(Config { stride: 0, ..published() }), "stride");
         assert_eq!(field(Config { image_size: (8, 128), ..published() }), "image size");
         assert_eq!(field(Config { text_length: 2, ..published() }), "text length");

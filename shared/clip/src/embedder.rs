@@ -4,9 +4,11 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use thicket_checkpoint::{Checkpoint, CheckpointError};
 use thicket_engine::{Embedder, EmbedderInfo, EngineError, Similarity};
-use thicket_imaging::{Filter, clip_normalised, resize};
 
-use crate::{ClipError, ClipTokenizer, Config, RunOptions, TwoTower, error::first_line, names};
+use crate::{
+    ClipError, ClipTokenizer, Config, RunOptions, TwoTower, encoder::TextEncoder, error::first_line,
+    folder::Layout, hugging_face, names, preprocessing::Preprocessing,
+};
 
 /// Texts in one forward pass.
 const TEXT_CHUNK: usize = 64;
@@ -41,27 +43,44 @@ impl LoadOptions {
 pub struct ClipEmbedder {
     info: EmbedderInfo,
     model: TwoTower,
-    tokenizer: ClipTokenizer,
+    text: TextEncoder,
+    preprocessing: Preprocessing,
     device: Device,
 }
 
+/// What a folder is read to, before it is served under a name.
+struct Parts {
+    config: Config,
+    model: TwoTower,
+    text: TextEncoder,
+    preprocessing: Preprocessing,
+    /// Hex digest of the weight files.
+    weights: String,
+}
+
 impl ClipEmbedder {
-    /// Loads a folder: `configs.yaml`, the weights as `model.safetensors` (single or sharded) or else `best.pth`, and
-    /// optionally `bpe_simple_vocab.txt`.
+    /// Loads a checkpoint folder. Which of two layouts it has is told by its settings file:
+    ///
+    /// - `configs.yaml`: a run folder of RDE or IRRA as published, or one that Thicket's trainer wrote. Weights are
+    ///   `model.safetensors` (single or sharded) or else `best.pth`; the vocabulary is `bpe_simple_vocab.txt` or else
+    ///   the published one.
+    /// - `config.json`: a CLIP model as Hugging Face's transformers saves it, of any size. Weights are
+    ///   `model.safetensors` (single or sharded); images are prepared as `preprocessor_config.json` says; the
+    ///   tokeniser is `tokenizer.json`, or else `vocab.json` with `merges.txt`, or else OpenAI's own.
     ///
     /// # Errors
-    /// [`ClipError`]; a missing, left-over, mis-shaped or non-finite tensor is named.
+    /// [`ClipError`]; a folder with neither or both of the settings files is refused, and a missing, left-over,
+    /// mis-shaped or non-finite tensor is named.
     pub fn load(dir: &Path, options: LoadOptions) -> Result<Self, ClipError> {
-        let run = RunOptions::read(dir)?;
-        let checkpoint = open(dir)?;
-        let config = Config::infer(&checkpoint, &run)?;
-        let tokenizer = ClipTokenizer::from_folder(dir, config.vocab_size)?;
-        let builder = checkpoint.var_builder(options.dtype, &options.device);
-        let model = TwoTower::new(&config, builder).map_err(|cause| ClipError::weights(&cause))?;
-        checkpoint.finish(names::is_known_unused)?;
+        let parts = match Layout::of(dir)? {
+            Layout::Run => Self::read_run(dir, &options)?,
+            Layout::HuggingFace => Self::read_hugging_face(dir, &options)?,
+        };
+        let fingerprint = parts.fingerprint();
+        let Parts { config, model, text, preprocessing, .. } = parts;
         let info = EmbedderInfo {
             name: options.name,
-            fingerprint: fingerprint(&checkpoint, &config, &tokenizer),
+            fingerprint,
             dimension: config.dimension(),
             similarity: match config.tse {
                 Some(_) => Similarity::MeanOfTwoCosines,
@@ -70,7 +89,39 @@ impl ClipEmbedder {
             image_size: (config.image_size.0 as u32, config.image_size.1 as u32),
             text_length: config.text_length,
         };
-        Ok(Self { info, model, tokenizer, device: options.device })
+        Ok(Self { info, model, text, preprocessing, device: options.device })
+    }
+
+    fn read_run(dir: &Path, options: &LoadOptions) -> Result<Parts, ClipError> {
+        let run = RunOptions::read(dir)?;
+        let checkpoint = open(dir)?;
+        let config = Config::infer(&checkpoint, &run)?;
+        let tokenizer = ClipTokenizer::from_folder(dir, config.vocab_size)?;
+        let builder = checkpoint.var_builder(options.dtype, &options.device);
+        let model = TwoTower::new(&config, builder).map_err(|cause| ClipError::weights(&cause))?;
+        checkpoint.finish(names::is_known_unused)?;
+        let (height, width) = config.image_size;
+        Ok(Parts {
+            config,
+            model,
+            text: TextEncoder::Clip(tokenizer),
+            preprocessing: Preprocessing::Stretch(height as u32, width as u32),
+            weights: checkpoint.fingerprint(),
+        })
+    }
+
+    fn read_hugging_face(dir: &Path, options: &LoadOptions) -> Result<Parts, ClipError> {
+        let weights = hugging_face::Weights::open(dir)?;
+        let config = hugging_face::read_config(dir, &weights)?;
+        let preprocessing = hugging_face::read_preprocessing(dir, config.image_size)?;
+        let text = match hugging_face::read_tokenizer(dir, &config)? {
+            Some(tokenizer) => TextEncoder::HuggingFace(tokenizer),
+            None => TextEncoder::Clip(ClipTokenizer::openai(&config)?),
+        };
+        let builder = weights.var_builder(options.dtype, &options.device);
+        let model = TwoTower::new(&config, builder).map_err(|cause| ClipError::weights(&cause))?;
+        weights.finish()?;
+        Ok(Parts { config, model, text, preprocessing, weights: weights.fingerprint() })
     }
 
     /// The network.
@@ -79,10 +130,22 @@ impl ClipEmbedder {
         &self.model
     }
 
-    /// The tokeniser.
+    /// The ids that the text tower sees of a text: as many as the model takes, marks included and zeros behind.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for a text without a word.
+    pub fn text_ids(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        self.row(text)?.ok_or_else(|| EngineError::invalid("text", "it holds no word"))
+    }
+
+    /// The network's input for an image: CLIP-normalised pixels, f32 `[3, height, width]` in this order.
     #[must_use]
-    pub fn tokenizer(&self) -> &ClipTokenizer {
-        &self.tokenizer
+    pub fn pixels(&self, image: &RgbImage) -> Vec<f32> {
+        self.preprocessing.pixels(image)
+    }
+
+    fn row(&self, text: &str) -> Result<Option<Vec<u32>>, EngineError> {
+        self.text.row(text, self.info.text_length).map_err(|reason| EngineError::invalid("text", reason))
     }
 
     fn embed_text_chunk(&self, ids: &[&[u32]]) -> candle_core::Result<Vec<Vec<f32>>> {
@@ -94,10 +157,7 @@ impl ClipEmbedder {
 
     fn embed_image_chunk(&self, images: &[RgbImage]) -> candle_core::Result<Vec<Vec<f32>>> {
         let (height, width) = self.info.image_size;
-        let pixels: Vec<f32> = images
-            .iter()
-            .flat_map(|image| clip_normalised(&resize(image, height, width, Filter::Bilinear)))
-            .collect();
+        let pixels: Vec<f32> = images.iter().flat_map(|image| self.pixels(image)).collect();
         let shape = (images.len(), 3, height as usize, width as usize);
         let features = self.model.encode_image(&Tensor::from_vec(pixels, shape, &self.device)?)?;
         stored_vectors(&features.bge, features.tse.as_ref())
@@ -112,11 +172,10 @@ impl Embedder for ClipEmbedder {
     fn embed_texts(&mut self, texts: &[String]) -> Result<Vec<Vec<f32>>, EngineError> {
         let mut encoded = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
-            let words = self.tokenizer.tokens(text, self.info.text_length);
-            if words.is_empty() {
-                return Err(EngineError::invalid("text", format!("text {index} holds no word")));
-            }
-            encoded.push(self.tokenizer.framed(words, self.info.text_length));
+            let row = self.row(text)?;
+            encoded.push(
+                row.ok_or_else(|| EngineError::invalid("text", format!("text {index} holds no word")))?,
+            );
         }
         // Texts of like length share a pass, because a pass is as long as its longest text.
         let mut order: Vec<usize> = (0..encoded.len()).collect();
@@ -156,9 +215,17 @@ fn open(dir: &Path) -> Result<Checkpoint, ClipError> {
     Ok(checkpoint)
 }
 
-fn fingerprint(checkpoint: &Checkpoint, config: &Config, tokenizer: &ClipTokenizer) -> String {
-    let parts = format!("{}\n{config:?}\n{}", checkpoint.fingerprint(), tokenizer.fingerprint());
-    blake3::hash(parts.as_bytes()).to_hex().to_string()
+impl Parts {
+    /// Hex digest of all that a vector depends on.
+    fn fingerprint(&self) -> String {
+        let parts = [
+            &self.weights,
+            &format!("{:?}", self.config),
+            self.text.fingerprint(),
+            &self.preprocessing.description(),
+        ];
+        blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string()
+    }
 }
 
 /// Unit vectors of a batch: the global embedding alone, or both embeddings as halves of equal weight, so that the

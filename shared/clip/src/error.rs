@@ -8,7 +8,18 @@ pub enum ClipError {
     /// The weights cannot be read, or hold more than the model.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// `configs.yaml` or the vocabulary file cannot be read or written.
+    /// The folder's settings do not tell which layout it has.
+    #[error(
+        "{} holds {found} of configs.yaml (a run of RDE or IRRA) and config.json (a Hugging Face CLIP), one is expected",
+        path.display()
+    )]
+    Layout {
+        /// The folder.
+        path: PathBuf,
+        /// `neither` or `both`.
+        found: &'static str,
+    },
+    /// A settings or vocabulary file cannot be read or written.
     #[error("cannot access {}: {reason}", path.display())]
     File {
         /// The file.
@@ -16,13 +27,13 @@ pub enum ClipError {
         /// The cause.
         reason: String,
     },
-    /// `configs.yaml` does not say what is needed.
+    /// A settings file does not say what is needed, or says what cannot be followed.
     #[error("{}: {field}: {reason}", path.display())]
     Options {
         /// The file.
         path: PathBuf,
-        /// The option.
-        field: &'static str,
+        /// The option, as a path into the file.
+        field: String,
         /// What is wrong with it.
         reason: String,
     },
@@ -33,6 +44,20 @@ pub enum ClipError {
         field: &'static str,
         /// The rule and the actual value.
         reason: String,
+    },
+    /// A settings file says another size than the weights have.
+    #[error("{}: {field} is {value}, but tensor {tensor} has shape {shape:?}", path.display())]
+    Disagreement {
+        /// The settings file.
+        path: PathBuf,
+        /// The option, as a path into the file.
+        field: String,
+        /// Its value.
+        value: usize,
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
     },
     /// A tensor that decides a size is not there.
     #[error("tensor {name} is missing")]
@@ -63,6 +88,14 @@ pub enum ClipError {
         vocabulary: usize,
         /// Rows of `token_embedding.weight`.
         embedding: usize,
+    },
+    /// The tokeniser of a Hugging Face folder is damaged or does not fit the model.
+    #[error("{} is no tokeniser of this model: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The vocabulary file breaks its format.
     #[error("the vocabulary is damaged: {reason}")]

@@ -97,6 +97,18 @@ fn named(text: &str, out: &mut String) -> Option<usize> {
     })
 }
 
+/// The characters of a name between `&` and `;`. A name in capitals of which HTML knows only the small letters stands
+/// for their capitals.
+pub(crate) fn named_reference(name: &str) -> Option<String> {
+    if let Some(value) = entity(name) {
+        return Some(value.to_owned());
+    }
+    let small = name.to_lowercase();
+    let reference = format!("&{name};");
+    let is_only_small = small.to_uppercase() == name && unescape(&reference) == reference;
+    entity(&small).filter(|_| is_only_small).map(str::to_uppercase)
+}
+
 fn entity(name: &str) -> Option<&'static str> {
     let index = NAMED_ENTITIES.binary_search_by(|(known, _)| (*known).cmp(name.as_bytes())).ok()?;
     Some(NAMED_ENTITIES[index].1)

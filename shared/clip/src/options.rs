@@ -50,7 +50,11 @@ impl RunOptions {
         let path = dir.join(OPTIONS_FILE);
         let text = fs::read_to_string(&path)
             .map_err(|cause| ClipError::File { path: path.clone(), reason: cause.to_string() })?;
-        Self::parse(&text).map_err(|(field, reason)| ClipError::Options { path, field, reason })
+        Self::parse(&text).map_err(|(field, reason)| ClipError::Options {
+            path,
+            field: field.to_owned(),
+            reason,
+        })
     }
 
     /// Writes the options of a run folder, in the form that [`RunOptions::read`] and published tools read.

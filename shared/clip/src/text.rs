@@ -19,7 +19,8 @@ pub(crate) struct TextTower {
 
 impl TextTower {
     pub(crate) fn new(config: &Config, builder: VarBuilder<'_>) -> Result<Self> {
-        let &Config { text_width: width, text_length, vocab_size, embed_dim, .. } = config;
+        let &Config { ref text, text_length, vocab_size, embed_dim, .. } = config;
+        let width = text.width;
         let embed = |rows, name, stdev| -> Result<Tensor> {
             builder.get_with_hints((rows, width), name, Init::Randn { mean: 0.0, stdev })
         };
@@ -27,12 +28,8 @@ impl TextTower {
         Ok(Self {
             token_embedding: embed(vocab_size, "token_embedding.weight", 0.02)?,
             positional_embedding: embed(text_length, "positional_embedding", 0.01)?,
-            transformer: Transformer::new(
-                (width, config.head_width),
-                config.text_layers,
-                builder.pp("transformer"),
-            )?,
-            ln_final: LayerNorm::new(width, builder.pp("ln_final"))?,
+            transformer: Transformer::new(text, builder.pp("transformer"))?,
+            ln_final: LayerNorm::new(text, builder.pp("ln_final"))?,
             text_projection: builder.get_with_hints((width, embed_dim), "text_projection", projection)?,
         })
     }

@@ -1,5 +1,4 @@
 use std::{
-    borrow::Cow,
     fmt,
     fs::File,
     io::{BufRead, BufReader, Cursor},
@@ -9,7 +8,7 @@ use std::{
 use instant_clip_tokenizer::{Token, Tokenizer};
 use regex::Regex;
 
-use crate::{ClipError, html};
+use crate::{ClipError, Config, html, repair};
 
 /// Name of the optional vocabulary file in a checkpoint folder.
 pub const VOCABULARY_FILE: &str = "bpe_simple_vocab.txt";
@@ -27,8 +26,9 @@ const PUBLISHED_MASKED_WORD: [u32; 2] = [43_893, 865];
 /// Longest word in bytes that is merged as one; beyond, no word of any language, and merging takes quadratic time.
 const LONGEST_WORD: usize = 1024;
 
-const WORD_PATTERN: &str =
-    r"(?i)<\|startoftext\|>|<\|mask\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
+/// U+0345 belongs to no word: ignoring case it is the letter iota, so that the published pattern's negated class does not
+/// match it, and its class of letters does not either.
+const WORD_PATTERN: &str = r"(?i:<\|startoftext\|>|<\|mask\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+";
 
 /// CLIP's byte-pair tokeniser with the text cleaning of its published code.
 pub struct ClipTokenizer {
@@ -55,6 +55,18 @@ impl ClipTokenizer {
     /// [`ClipError::Vocabulary`] where the built-in patterns do not compile, which a test rules out.
     pub fn published() -> Result<Self, ClipError> {
         Self::assemble(Tokenizer::new(), PUBLISHED_SIZE, true, "published".to_owned())
+    }
+
+    /// The vocabulary of OpenAI's models, in which the last merge still is one, for a model of this size.
+    ///
+    /// # Errors
+    /// [`ClipError::VocabularySize`] where the model has another number of entries.
+    pub(crate) fn openai(config: &Config) -> Result<Self, ClipError> {
+        if config.vocab_size != PUBLISHED_SIZE {
+            let embedding = config.vocab_size;
+            return Err(ClipError::VocabularySize { vocabulary: PUBLISHED_SIZE, embedding });
+        }
+        Self::assemble(Tokenizer::new(), PUBLISHED_SIZE, false, "openai".to_owned())
     }
 
     /// A vocabulary of `vocab_size` entries from a merge list in the published file format: one line that is skipped,
@@ -138,8 +150,7 @@ impl ClipTokenizer {
     /// lower-cased.
     #[must_use]
     pub fn clean(text: &str) -> String {
-        let fixed = plsfix::fix_text(&without_terminal_escapes(text), None);
-        let plain = html::unescape(&html::unescape(&fixed));
+        let plain = html::unescape(&html::unescape(&repair::fix_text(text)));
         let mut spaced = String::with_capacity(plain.len());
         for word in plain.split(is_space).filter(|word| !word.is_empty()) {
             if !spaced.is_empty() {
@@ -211,25 +222,6 @@ fn id(token: Token) -> u32 {
 fn shortened(word: &str) -> &str {
     let end = (0..=LONGEST_WORD.min(word.len())).rev().find(|&end| word.is_char_boundary(end));
     &word[..end.unwrap_or(0)]
-}
-
-/// Removes the sequences that colour a terminal, `ESC [ numbers letter`. `plsfix` removes the escape character first
-/// and then no longer recognises the rest.
-fn without_terminal_escapes(text: &str) -> Cow<'_, str> {
-    const INTRODUCER: &str = "\u{1b}[";
-    if !text.contains(INTRODUCER) {
-        return Cow::Borrowed(text);
-    }
-    let mut parts = text.split(INTRODUCER);
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let rest = part.trim_start_matches(|character: char| character.is_ascii_digit() || character == ';');
-        match rest.strip_prefix(|character: char| character.is_ascii_alphabetic()) {
-            Some(rest) => out.push_str(rest),
-            None => out.extend([INTRODUCER, part]),
-        }
-    }
-    Cow::Owned(out)
 }
 
 /// White space as Python's `str.isspace` sees it: four separators of ASCII more than Unicode's property.

@@ -2,7 +2,7 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::{
-    Config, names,
+    Config, EndMark, names,
     selection::{TokenSelection, attention_row, largest},
     text::TextTower,
     vision::VisionTower,
@@ -111,7 +111,7 @@ impl TwoTower {
     }
 
     /// Encodes token ids, u32 `[batch, length]`, as [`crate::ClipTokenizer::encode`] makes them: at most
-    /// [`Config::text_length`] of them, padded with 0 behind the end mark, which is the largest id.
+    /// [`Config::text_length`] of them, padded with 0 behind the end mark, which [`Config::end_mark`] tells.
     ///
     /// Columns that are padding in every row cost nothing: no token sees what comes after it, so they are left out.
     ///
@@ -129,7 +129,7 @@ impl TwoTower {
             return Err(Error::Msg(format!("token id {id}, the vocabulary has {limit} entries")));
         }
         let used = rows.iter().map(|row| used_length(row)).max().unwrap_or(0).max(1);
-        let ends: Vec<usize> = rows.iter().map(|row| end_position(row)).collect();
+        let ends: Vec<usize> = rows.iter().map(|row| end_position(row, self.config.end_mark)).collect();
 
         let ids = ids.narrow(1, 0, used)?.to_dtype(DType::U32)?.contiguous()?;
         let (tokens, projected) = self.text.forward(&ids)?;
@@ -171,10 +171,13 @@ fn used_length(ids: &[u32]) -> usize {
     ids.iter().rposition(|&id| id != 0).map_or(0, |last| last + 1)
 }
 
-/// First position of the largest id, which is the end mark.
-fn end_position(ids: &[u32]) -> usize {
-    let largest = ids.iter().max();
-    ids.iter().position(|id| Some(id) == largest).unwrap_or(0)
+/// First position of the end mark; 0 where a text has none, as in the published code.
+fn end_position(ids: &[u32], mark: EndMark) -> usize {
+    let mark = match mark {
+        EndMark::Largest => ids.iter().copied().max(),
+        EndMark::Id(id) => Some(id),
+    };
+    ids.iter().position(|&id| Some(id) == mark).unwrap_or(0)
 }
 
 /// Minus infinity behind the end of each row, as `[batch, 1, 1, length]`.
@@ -221,8 +224,10 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_the_first_largest_id() {
-        assert_eq!(end_position(&[90, 3, 91, 4, 91, 0]), 2);
+    fn the_end_is_the_first_largest_id_or_the_first_of_a_given_id() {
+        assert_eq!(end_position(&[90, 3, 91, 4, 91, 0], EndMark::Largest), 2);
+        assert_eq!(end_position(&[90, 3, 91, 4, 4, 0], EndMark::Id(4)), 3);
+        assert_eq!(end_position(&[90, 3, 91], EndMark::Id(7)), 0);
         assert_eq!(used_length(&[90, 0, 91, 0, 0]), 3);
         assert_eq!(used_length(&[0, 0]), 0);
     }

@@ -24,7 +24,8 @@ pub(crate) struct VisionTower {
 
 impl VisionTower {
     pub(crate) fn new(config: &Config, builder: VarBuilder<'_>) -> Result<Self> {
-        let &Config { patch, stride, vision_width: width, .. } = config;
+        let &Config { patch, stride, ref vision, .. } = config;
+        let width = vision.width;
         let scale = normal((width as f64).powf(-0.5));
         let inputs = (3 * patch * patch) as f64;
         let conv1 = normal(inputs.powf(-0.5));
@@ -36,13 +37,9 @@ impl VisionTower {
             conv1: builder.get_with_hints((width, 3, patch, patch), "conv1.weight", conv1)?,
             class_embedding: builder.get_with_hints(width, "class_embedding", scale)?,
             positional_embedding: builder.get_with_hints((tokens, width), "positional_embedding", scale)?,
-            ln_pre: LayerNorm::new(width, builder.pp("ln_pre"))?,
-            transformer: Transformer::new(
-                (width, config.head_width),
-                config.vision_layers,
-                builder.pp("transformer"),
-            )?,
-            ln_post: LayerNorm::new(width, builder.pp("ln_post"))?,
+            ln_pre: LayerNorm::new(vision, builder.pp("ln_pre"))?,
+            transformer: Transformer::new(vision, builder.pp("transformer"))?,
+            ln_post: LayerNorm::new(vision, builder.pp("ln_post"))?,
             proj: builder.get_with_hints((width, config.embed_dim), "proj", scale)?,
         })
     }

@@ -11,8 +11,8 @@ mod resize;
 mod smart_resize;
 
 pub use decode::{ImagingError, Limits, decode};
-pub use normalise::{MEAN, STD, clip_normalised};
-pub use resize::{Filter, resize};
+pub use normalise::{MEAN, Normalisation, STD, clip_normalised};
+pub use resize::{Filter, resize, resize_centre};
 pub use smart_resize::smart_resize;
 
 /// The image type of this crate's interface: 8-bit RGB, row-major.

@@ -10,11 +10,43 @@ pub const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 ///
 /// Returns `3 * height * width` values in channel, row, column order.
 pub fn clip_normalised(image: &RgbImage) -> Vec<f32> {
+    let tables: [[f32; 256]; 3] = std::array::from_fn(|channel| {
+        std::array::from_fn(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel])
+    });
+    planes(image, &tables)
+}
+
+/// The pixel arithmetic of an image processor's settings, which may differ from CLIP's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Normalisation {
+    tables: Box<[[f32; 256]; 3]>,
+}
+
+impl Normalisation {
+    /// `(value * scale - mean) / std` for each channel (red, green, blue).
+    ///
+    /// The product is taken in f64 and rounded to f32, the rest is f32, as in the image processors of transformers.
+    #[must_use]
+    pub fn new(scale: f64, mean: [f64; 3], std: [f64; 3]) -> Self {
+        let tables = std::array::from_fn(|channel| {
+            std::array::from_fn(|value| {
+                ((value as f64 * scale) as f32 - mean[channel] as f32) / std[channel] as f32
+            })
+        });
+        Self { tables: Box::new(tables) }
+    }
+
+    /// Returns `3 * height * width` values in channel, row, column order.
+    #[must_use]
+    pub fn apply(&self, image: &RgbImage) -> Vec<f32> {
+        planes(image, &self.tables)
+    }
+}
+
+fn planes(image: &RgbImage, tables: &[[f32; 256]; 3]) -> Vec<f32> {
     let area = image.width() as usize * image.height() as usize;
     let mut planes = vec![0.0; 3 * area];
-    for channel in 0..3 {
-        let table: [f32; 256] =
-            std::array::from_fn(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel]);
+    for (channel, table) in tables.iter().enumerate() {
         let plane = &mut planes[channel * area..(channel + 1) * area];
         for (out, pixel) in plane.iter_mut().zip(image.as_raw().chunks_exact(3)) {
             *out = table[usize::from(pixel[channel])];

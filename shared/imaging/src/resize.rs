@@ -3,6 +3,8 @@
 //! Two passes, first along rows, then along columns, with 8-bit rounding in between. Shrinking widens the filter's
 //! support by the reduction factor, which is what makes it antialiased. Weights are rounded to multiples of 2^-22.
 
+use std::{borrow::Cow, ops::Range};
+
 use image::RgbImage;
 
 /// Fraction bits of a weight: 32 bits less 8 for the pixel and 2 for the overshoot of a cubic.
@@ -47,43 +49,86 @@ struct Taps {
 ///
 /// An image without area has nothing to sample: its result is black.
 pub fn resize(image: &RgbImage, height: u32, width: u32, filter: Filter) -> RgbImage {
-    let (old_width, old_height) = image.dimensions();
-    if (old_width, old_height) == (width, height) {
-        return image.clone();
-    }
-    if old_width == 0 || old_height == 0 || width == 0 || height == 0 {
-        return RgbImage::new(width, height);
-    }
-    let columns = taps(old_width, width, filter);
-    let rows = taps(old_height, height, filter);
-    if old_width == width {
-        return resample_columns(image, &rows);
-    }
-    if old_height == height {
-        return resample_rows(image, &columns);
-    }
-    resample_columns(&resample_rows(image, &columns), &rows)
+    resample(image, (height, 0..height), (width, 0..width), filter)
 }
 
-fn taps(old: u32, new: u32, filter: Filter) -> Vec<Taps> {
+/// The middle `crop_height` x `crop_width` pixels of what [`resize`] to `height` x `width` gives, as the image
+/// processors of transformers cut it out; where the resized image is smaller, black surrounds it.
+///
+/// Only the pixels that are kept are computed, so that a long and thin image costs no more than another.
+pub fn resize_centre(
+    image: &RgbImage,
+    (height, width): (u32, u32),
+    (crop_height, crop_width): (u32, u32),
+    filter: Filter,
+) -> RgbImage {
+    let (rows, top) = centre(height, crop_height);
+    let (columns, left) = centre(width, crop_width);
+    let kept = resample(image, (height, rows), (width, columns), filter);
+    if kept.dimensions() == (crop_width, crop_height) {
+        return kept;
+    }
+    let mut framed = RgbImage::new(crop_width, crop_height);
+    image::imageops::replace(&mut framed, &kept, i64::from(left), i64::from(top));
+    framed
+}
+
+/// Which samples of a side the middle `crop` of it are, and how many black ones stand before them.
+fn centre(side: u32, crop: u32) -> (Range<u32>, u32) {
+    if side >= crop {
+        let first = (side - crop) / 2;
+        return (first..first + crop, 0);
+    }
+    (0..side, (crop - side).div_ceil(2))
+}
+
+/// Part of a resized image: for each axis the whole new side and the samples of it that are kept.
+fn resample(
+    image: &RgbImage,
+    (height, rows): (u32, Range<u32>),
+    (width, columns): (u32, Range<u32>),
+    filter: Filter,
+) -> RgbImage {
+    let (old_width, old_height) = image.dimensions();
+    let (kept_width, kept_height) = (columns.end - columns.start, rows.end - rows.start);
+    if old_width == 0 || old_height == 0 || kept_width == 0 || kept_height == 0 {
+        return RgbImage::new(kept_width, kept_height);
+    }
+    let narrowed = match (old_width == width, kept_width == width) {
+        (true, true) => Cow::Borrowed(image),
+        (true, false) => {
+            Cow::Owned(image::imageops::crop_imm(image, columns.start, 0, kept_width, old_height).to_image())
+        }
+        (false, _) => Cow::Owned(resample_rows(image, &taps(old_width, width, columns, filter))),
+    };
+    match (old_height == height, kept_height == height) {
+        (true, true) => narrowed.into_owned(),
+        (true, false) => {
+            image::imageops::crop_imm(&*narrowed, 0, rows.start, kept_width, kept_height).to_image()
+        }
+        (false, _) => resample_columns(&narrowed, &taps(old_height, height, rows, filter)),
+    }
+}
+
+/// The taps of the samples `kept` of a side of `new` samples.
+fn taps(old: u32, new: u32, kept: Range<u32>, filter: Filter) -> Vec<Taps> {
     let scale = f64::from(old) / f64::from(new);
     let stretch = scale.max(1.0);
     let support = filter.support() * stretch;
-    (0..new)
-        .map(|index| {
-            let center = (f64::from(index) + 0.5) * scale;
-            let first = (center - support + 0.5).max(0.0) as usize;
-            let end = ((center + support + 0.5) as usize).min(old as usize);
-            let mut weights: Vec<f64> = (first..end)
-                .map(|sample| filter.weight((sample as f64 - center + 0.5) * (1.0 / stretch)))
-                .collect();
-            let total: f64 = weights.iter().sum();
-            if total != 0.0 {
-                weights.iter_mut().for_each(|weight| *weight /= total);
-            }
-            Taps { first, weights: weights.into_iter().map(fixed_point).collect() }
-        })
-        .collect()
+    kept.map(|index| {
+        let center = (f64::from(index) + 0.5) * scale;
+        let first = (center - support + 0.5).max(0.0) as usize;
+        let end = ((center + support + 0.5) as usize).min(old as usize);
+        let mut weights: Vec<f64> = (first..end)
+            .map(|sample| filter.weight((sample as f64 - center + 0.5) * (1.0 / stretch)))
+            .collect();
+        let total: f64 = weights.iter().sum();
+        if total != 0.0 {
+            weights.iter_mut().for_each(|weight| *weight /= total);
+        }
+        Taps { first, weights: weights.into_iter().map(fixed_point).collect() }
+    })
+    .collect()
 }
 
 fn fixed_point(weight: f64) -> i32 {
@@ -157,7 +202,36 @@ mod tests {
         assert_eq!(resize(&RgbImage::new(4, 4), 0, 3, Filter::Bilinear).dimensions(), (3, 0));
     }
 
+    #[test]
+    fn a_side_that_is_too_short_is_framed_with_the_odd_black_sample_first() {
+        assert_eq!(centre(9, 4), (2..6, 0));
+        assert_eq!(centre(4, 4), (0..4, 0));
+        assert_eq!(centre(3, 6), (0..3, 2));
+    }
+
+    #[test]
+    fn the_middle_of_a_very_long_image_is_found_without_making_the_rest() {
+        // The whole would be 917,504 pixels long.
+        let thin = RgbImage::from_fn(4096, 1, |x, _| image::Rgb([(x / 2048 * 255) as u8, 7, 7]));
+        let middle = resize_centre(&thin, (224, 224 * 4096), (224, 224), Filter::Bicubic);
+        assert_eq!(middle.dimensions(), (224, 224));
+        assert_eq!(middle.get_pixel(0, 0)[0], 0);
+        assert_eq!(middle.get_pixel(223, 223)[0], 255);
+    }
+
     proptest! {
+        #[test]
+        fn the_middle_is_that_of_the_whole(
+            old in (1_u32..30, 1_u32..30), new in (1_u32..30, 1_u32..30), crop in (1_u32..20, 1_u32..20),
+        ) {
+            let crop = (crop.0.min(new.0), crop.1.min(new.1));
+            let image = RgbImage::from_fn(old.0, old.1, |x, y| image::Rgb([(x * 31) as u8, (y * 57) as u8, (x * y) as u8]));
+            let whole = resize(&image, new.0, new.1, Filter::Bicubic);
+            let (top, left) = ((new.0 - crop.0) / 2, (new.1 - crop.1) / 2);
+            let expected = image::imageops::crop_imm(&whole, left, top, crop.1, crop.0).to_image();
+            prop_assert_eq!(resize_centre(&image, new, crop, Filter::Bicubic), expected);
+        }
+
         #[test]
         fn a_flat_image_stays_flat(
             old in (1_u32..40, 1_u32..40), new in (1_u32..40, 1_u32..40), colour: [u8; 3], cubic: bool,

@@ -1,6 +1,7 @@
 """Makes the goldens of thicket-imaging and thicket-clip. See README.md beside this file.
 
-Usage: python make.py PATH_TO/bpe_simple_vocab_16e6.txt [part ...]   (parts: models tokenizer resize smart_resize decode)
+Usage: python make.py PATH_TO/bpe_simple_vocab_16e6.txt [part ...]
+Parts: models variants tokenizer resize smart_resize decode
 """
 
 import html
@@ -259,17 +260,32 @@ class Model(nn.Module):
     def __init__(self, size):
         super().__init__()
         self.base_model = Base(size)
-        self.visul_emb_layer = ImageSelection(size)
-        self.texual_emb_layer = TextSelection(size)
+        self.selects = "tse" in size
+        if self.selects:
+            self.visul_emb_layer = ImageSelection(size)
+            self.texual_emb_layer = TextSelection(size)
+        if "people" in size:
+            self.add_training_heads(size)
+
+    def add_training_heads(self, size):
+        """What IRRA trains beside the towers and no embedding needs."""
+        width = size["embed"]
+        self.classifier = nn.Linear(width, size["people"])
+        self.cross_attn = nn.MultiheadAttention(width, 1, batch_first=True)
+        self.cross_modal_transformer = Transformer(64, 1)
+        self.ln_pre_t, self.ln_pre_i, self.ln_post = (nn.LayerNorm(width) for _ in range(3))
+        self.mlm_head = nn.Sequential(
+            OrderedDict(dense=nn.Linear(width, width), gelu=QuickGelu(), ln=nn.LayerNorm(width), fc=nn.Linear(width, size["vocab"]))
+        )
 
     def image(self, pixels):
         tokens, attention = self.base_model.visual(pixels)
-        return tokens, tokens[:, 0], self.visul_emb_layer(tokens, attention)
+        return tokens, tokens[:, 0], self.visul_emb_layer(tokens, attention) if self.selects else None
 
     def text(self, ids):
         tokens, attention = self.base_model.text(ids)
         bge = tokens[torch.arange(len(ids)), ids.argmax(1)]
-        return bge, self.texual_emb_layer(tokens, ids, attention)
+        return bge, self.texual_emb_layer(tokens, ids, attention) if self.selects else None
 
 
 def randomise(model, seed):
@@ -327,7 +343,10 @@ TEXTS = [
 ]
 
 
-def make_model(name, size, published, seed):
+def make_model(name, size, published, seed, stored=None, prefix=None):
+    """`published`: an archive of `torch.save`, else safetensors. `stored`: the type of all weights, else as published
+    or float16."""
+    prefix = ("module." if published else "") if prefix is None else prefix
     folder = HERE / name
     folder.mkdir(exist_ok=True)
     merges = learn_merges(CORPUS, size["vocab"] - 514)
@@ -339,11 +358,12 @@ def make_model(name, size, published, seed):
 
     model = Model(size).eval()
     randomise(model, seed)
-    options = {"select_ratio": size["ratio"], "text_length": size["text_length"], "stride_size": size["stride"]}
+    options = {"text_length": size["text_length"], "stride_size": size["stride"]}
+    if "ratio" in size:
+        options["select_ratio"] = size["ratio"]
     if published:
         state = OrderedDict(
-            ("module." + key, value.half() if half_as_published(key) and value.is_floating_point() else value)
-            for key, value in model.state_dict().items()
+            (prefix + key, as_stored(key, value, stored)) for key, value in model.state_dict().items()
         )
         state._metadata = OrderedDict([("", {"version": 1})])
         toy = nn.Linear(3, 2)
@@ -361,17 +381,21 @@ def make_model(name, size, published, seed):
             },
             folder / "best.pth",
         )
-        options |= {"img_size": tuple(size["image"]), "name": "RDE", "lr": 1e-5, "milestones": (20, 50)}
+        options |= {"img_size": tuple(size["image"]), "name": "RDE" if model.selects else "irra", "lr": 1e-5, "milestones": (20, 50)}
         options |= {"loss_names": "TAL", "resume_ckpt_file": "", "training": False, "vocab_size": size["vocab"]}
         for key, value in state.items():
-            model.state_dict()[key.removeprefix("module.")].copy_(value.float())
+            model.state_dict()[key.removeprefix(prefix)].copy_(value.float())
     else:
         from safetensors.torch import save_file
 
-        state = {key: value.half().contiguous() for key, value in model.state_dict().items() if value.is_floating_point()}
+        state = {
+            prefix + key: value.to(stored or torch.float16).contiguous()
+            for key, value in model.state_dict().items()
+            if value.is_floating_point()
+        }
         save_file(state, folder / "model.safetensors")
         for key, value in state.items():
-            model.state_dict()[key].copy_(value.float())
+            model.state_dict()[key.removeprefix(prefix)].copy_(value.float())
         options |= {"img_size": list(size["image"])}
     (folder / "configs.yaml").write_text(yaml.dump(options))
 
@@ -381,7 +405,7 @@ def make_model(name, size, published, seed):
         for text in TEXTS:
             ids = tokenizer.encode(text, size["text_length"])
             bge, tse = model.text(torch.tensor([ids]))
-            golden["texts"].append({"text": text, "ids": ids, "bge": rounded(bge[0]), "tse": rounded(tse[0])})
+            golden["texts"].append({"text": text, "ids": ids} | embeddings(bge, tse))
         for index, shape in enumerate([(width, height), (50, 90), (13, 7)]):
             image = picture(*shape, seed=seed + index)
             image.save(folder / f"image{index}.png", optimize=True)
@@ -389,14 +413,21 @@ def make_model(name, size, published, seed):
             pixels = torch.from_numpy((resized - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)
             tokens, bge, tse = model.image(pixels.unsqueeze(0))
             golden["images"].append(
-                {
-                    "file": f"image{index}.png",
-                    "bge": rounded(bge[0]),
-                    "tse": rounded(tse[0]),
-                    "token_sums": rounded(tokens[0].sum(-1)),
-                }
+                {"file": f"image{index}.png"} | embeddings(bge, tse) | {"token_sums": rounded(tokens[0].sum(-1))}
             )
     (folder / "golden.json").write_text(json.dumps(golden))
+
+
+def as_stored(key, value, stored):
+    if not value.is_floating_point():
+        return value
+    if stored is not None:
+        return value.to(stored)
+    return value.half() if half_as_published(key) else value
+
+
+def embeddings(bge, tse):
+    return {"bge": rounded(bge[0])} | ({} if tse is None else {"tse": rounded(tse[0])})
 
 
 def rounded(values):
@@ -417,6 +448,27 @@ def make_models():
         | dict(image=[44, 27], text_length=16, vocab=580, tse=96, tse_hidden=64, ratio=0.4),
         published=False,
         seed=23,
+    )
+
+
+def make_variants():
+    make_model(
+        "irra",
+        dict(vision_width=64, vision_layers=2, text_width=64, text_layers=2, embed=64, patch=8, stride=8)
+        | dict(image=[32, 40], text_length=24, vocab=560, people=7),
+        published=True,
+        seed=31,
+        stored=torch.bfloat16,
+        prefix="",
+    )
+    make_model(
+        "long",
+        dict(vision_width=64, vision_layers=1, text_width=64, text_layers=2, embed=48, patch=8, stride=6)
+        | dict(image=[38, 22], text_length=168, vocab=570, tse=32, tse_hidden=24, ratio=0.3),
+        published=False,
+        seed=47,
+        stored=torch.bfloat16,
+        prefix="module.",
     )
 
 
@@ -586,6 +638,8 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     if not parts or "models" in parts:
         make_models()
+    if not parts or "variants" in parts:
+        make_variants()
     if not parts or "tokenizer" in parts:
         make_tokenizer(vocabulary)
     if not parts or "resize" in parts:

@@ -80,7 +80,7 @@ fn options_that_contradict_the_weights_are_refused() {
 #[test]
 fn a_folder_without_options_or_weights_says_so() {
     let empty = tempfile::tempdir().unwrap();
-    assert!(matches!(refusal(empty.path()), ClipError::File { .. }));
+    assert!(matches!(refusal(empty.path()), ClipError::Layout { found: "neither", .. }));
     fs::copy(folder("trained").join(OPTIONS_FILE), empty.path().join(OPTIONS_FILE)).unwrap();
     let error = refusal(empty.path());
     assert!(matches!(error, ClipError::Checkpoint(CheckpointError::NoWeights { .. })), "{error}");

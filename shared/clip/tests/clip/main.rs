@@ -1,7 +1,9 @@
 //! The two-tower encoder against its reference, and what it refuses.
 
+mod hugging_face;
 mod loading;
 mod network;
 mod reference;
 mod support;
+mod tokenisation;
 mod vocabulary;

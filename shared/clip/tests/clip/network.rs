@@ -3,7 +3,7 @@
 use crate::support::{config, floats, folder, golden, ids, largest_difference, load, picture, pixels, row};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use thicket_clip::{ClipEmbedder, Config, LoadOptions, TseConfig, TwoTower};
+use thicket_clip::{ClipEmbedder, Config, EndMark, LoadOptions, TowerConfig, TseConfig, TwoTower};
 use thicket_engine::Embedder;
 
 fn small() -> Config {
@@ -12,13 +12,11 @@ fn small() -> Config {
         image_size: (24, 16),
         patch: 8,
         stride: 8,
-        head_width: 32,
-        vision_width: 64,
-        vision_layers: 2,
+        vision: TowerConfig::published(64, 2, 32),
         vocab_size: 530,
         text_length: 12,
-        text_width: 64,
-        text_layers: 2,
+        text: TowerConfig::published(64, 2, 32),
+        end_mark: EndMark::Largest,
         tse: Some(TseConfig { dim: 20, hidden: 10, ratio: 0.4 }),
     }
 }
@@ -201,10 +199,10 @@ fn sizes_are_read_from_the_shapes() {
     let size = &golden("trained")["size"];
     let config = config("trained");
     let expected = |key: &str| usize::try_from(size[key].as_u64().unwrap()).unwrap();
-    assert_eq!(config.vision_width, expected("vision_width"));
-    assert_eq!(config.vision_layers, expected("vision_layers"));
-    assert_eq!(config.text_width, expected("text_width"));
-    assert_eq!(config.text_layers, expected("text_layers"));
+    assert_eq!(config.vision.width, expected("vision_width"));
+    assert_eq!(config.vision.layers, expected("vision_layers"));
+    assert_eq!(config.text.width, expected("text_width"));
+    assert_eq!(config.text.layers, expected("text_layers"));
     assert_eq!(config.embed_dim, expected("embed"));
     assert_eq!((config.patch, config.stride), (expected("patch"), expected("stride")));
     assert_eq!((config.vocab_size, config.text_length), (expected("vocab"), expected("text_length")));

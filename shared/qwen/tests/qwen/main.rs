@@ -6,4 +6,5 @@ mod batching;
 mod common;
 mod precision;
 mod reference;
+mod tokenisation;
 mod training;

@@ -18,7 +18,8 @@ use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use thicket_clip::{
-    ClipEmbedder, ClipTokenizer, Config, LoadOptions, RunOptions, TseConfig, TwoTower, VOCABULARY_FILE,
+    ClipEmbedder, ClipTokenizer, Config, EndMark, LoadOptions, RunOptions, TowerConfig, TseConfig, TwoTower,
+    VOCABULARY_FILE,
 };
 use thicket_evaluation::{Metrics, QueryResult};
 use thicket_kernels::{Linear, linear};
@@ -37,6 +38,7 @@ use loss::{batch_rank1, normalised, same_person, softmax_contrast, triplet_align
 use pictures::Pictures;
 
 const MERGES: usize = 800;
+const HEAD_WIDTH: usize = 16;
 const REPORT_EVERY: usize = 50;
 const CHECK_EVERY: usize = 250;
 /// Scale of the softmax contrast.
@@ -163,19 +165,17 @@ fn prepare(
         image_size: (192, 96),
         patch: 16,
         stride: 16,
-        head_width: 16,
-        vision_width: 128,
-        vision_layers: 4,
+        vision: TowerConfig::published(128, 4, HEAD_WIDTH),
         vocab_size: vocabulary.size,
         text_length: 77,
-        text_width: 128,
-        text_layers: 3,
+        text: TowerConfig::published(128, 3, HEAD_WIDTH),
+        end_mark: EndMark::Largest,
         tse: Some(TseConfig { dim: 256, hidden: 128, ratio: 1.0 }),
     };
     let run = RunOptions {
         image_size: config.image_size,
         stride: Some(config.stride),
-        head_width: Some(config.head_width),
+        head_width: Some(HEAD_WIDTH),
         text_length: Some(config.text_length),
         select_ratio: config.tse.map_or(1.0, |tse| tse.ratio),
     };

@@ -13,7 +13,7 @@ const NAME: &str = "base_model.visual.positional_embedding";
 /// lies, and so whether a red patch is a hat or a shoe. (Beyer, Zhai and Kolesnikov, 2022, start plain vision
 /// transformers in this way.)
 pub(crate) fn draw(parameters: &Parameters, config: &Config) -> Result<()> {
-    let width = config.vision_width;
+    let width = config.vision.width;
     let values = sinusoids(config.grid(), width);
     parameters.assign(NAME, &Tensor::from_vec(values, (config.image_tokens(), width), &Device::Cpu)?)
 }
