@@ -24,7 +24,8 @@ const PUBLISHED_WEIGHTS_KEY: &str = "model";
 pub struct LoadOptions {
     /// Name the model is served under.
     pub name: String,
-    /// Type in which the network computes; vectors are normalised and returned in f32.
+    /// Type in which the network computes; vectors are normalised and returned in f32. Weights are converted to it, except
+    /// that in f32 on the CPU matrices stay in a 16-bit type they are stored in; that changes no result.
     pub dtype: DType,
     /// Where the network computes.
     pub device: Device,
@@ -97,7 +98,7 @@ impl ClipEmbedder {
         let checkpoint = open(dir)?;
         let config = Config::infer(&checkpoint, &run)?;
         let tokenizer = ClipTokenizer::from_folder(dir, config.vocab_size)?;
-        let builder = checkpoint.var_builder(options.dtype, &options.device);
+        let builder = checkpoint.compact_var_builder(options.dtype, &options.device);
         let model = TwoTower::new(&config, builder).map_err(|cause| ClipError::weights(&cause))?;
         checkpoint.finish(names::is_known_unused)?;
         let (height, width) = config.image_size;

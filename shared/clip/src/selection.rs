@@ -70,7 +70,7 @@ impl BatchNorm {
     /// The weight and bias of the linear map that does `layer` and then this.
     fn after(&self, layer: &Linear, layer_bias: &Tensor) -> Result<(Tensor, Tensor)> {
         let scale = (&self.weight * &self.inverse_deviation)?;
-        let weight = layer.weight().broadcast_mul(&scale.unsqueeze(1)?)?;
+        let weight = layer.weight().to_dtype(scale.dtype())?.broadcast_mul(&scale.unsqueeze(1)?)?;
         let bias = (((layer_bias - &self.mean)? * scale)? + &self.bias)?;
         Ok((weight, bias))
     }

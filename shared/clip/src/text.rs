@@ -10,6 +10,7 @@ use crate::{
 /// The text side of CLIP with every token projected.
 #[derive(Debug, Clone)]
 pub(crate) struct TextTower {
+    /// Perhaps in a narrower type than that of the arithmetic, which is the positions'.
     token_embedding: Tensor,
     positional_embedding: Tensor,
     transformer: Transformer,
@@ -27,7 +28,8 @@ impl TextTower {
         let projection = normal((width as f64).powf(-0.5));
         Ok(Self {
             token_embedding: embed(vocab_size, "token_embedding.weight", 0.02)?,
-            positional_embedding: embed(text_length, "positional_embedding", 0.01)?,
+            positional_embedding: embed(text_length, "positional_embedding", 0.01)?
+                .to_dtype(builder.dtype())?,
             transformer: Transformer::new(text, builder.pp("transformer"))?,
             ln_final: LayerNorm::new(text, builder.pp("ln_final"))?,
             text_projection: builder.get_with_hints((width, embed_dim), "text_projection", projection)?,
@@ -39,8 +41,9 @@ impl TextTower {
     pub(crate) fn forward(&self, ids: &Tensor) -> Result<(Tensor, Projected)> {
         let (batch, length) = ids.dims2()?;
         let width = self.token_embedding.dim(D::Minus1)?;
-        let embedded = self.token_embedding.index_select(&ids.flatten_all()?, 0)?;
         let positions = self.positional_embedding.narrow(0, 0, length)?;
+        let embedded = self.token_embedding.index_select(&ids.flatten_all()?, 0)?;
+        let embedded = embedded.to_dtype(positions.dtype())?;
         let x = embedded.reshape((batch, length, width))?.broadcast_add(&positions)?;
         let (x, projected) = self.transformer.forward(x, &Mask::Causal)?;
         let tokens = linear(&self.ln_final.forward(&x)?, &self.text_projection.t()?, None)?;

@@ -30,13 +30,16 @@ impl VisionTower {
         let inputs = (3 * patch * patch) as f64;
         let conv1 = normal(inputs.powf(-0.5));
         let tokens = config.image_tokens();
+        // Both are used element by element, so that a narrower type than that of the arithmetic would not do.
+        let conv1 = builder.get_with_hints((width, 3, patch, patch), "conv1.weight", conv1)?;
+        let positions = builder.get_with_hints((tokens, width), "positional_embedding", scale)?;
         Ok(Self {
             patch,
             stride,
             grid: config.grid(),
-            conv1: builder.get_with_hints((width, 3, patch, patch), "conv1.weight", conv1)?,
+            conv1: conv1.to_dtype(builder.dtype())?,
             class_embedding: builder.get_with_hints(width, "class_embedding", scale)?,
-            positional_embedding: builder.get_with_hints((tokens, width), "positional_embedding", scale)?,
+            positional_embedding: positions.to_dtype(builder.dtype())?,
             ln_pre: LayerNorm::new(vision, builder.pp("ln_pre"))?,
             transformer: Transformer::new(vision, builder.pp("transformer"))?,
             ln_post: LayerNorm::new(vision, builder.pp("ln_post"))?,

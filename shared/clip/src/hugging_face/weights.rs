@@ -56,10 +56,10 @@ impl Weights {
         self.checkpoint.fingerprint()
     }
 
-    /// A builder by the names of a run folder.
+    /// A builder by the names of a run folder; as [`Checkpoint::compact_var_builder`].
     pub(crate) fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
-        let adapter =
-            Adapter { inner: self.checkpoint.var_builder(dtype, device), prefix: self.prefix.clone() };
+        let inner = self.checkpoint.compact_var_builder(dtype, device);
+        let adapter = Adapter { inner, prefix: self.prefix.clone() };
         VarBuilder::from_backend(Box::new(adapter), dtype, device.clone())
     }
 
