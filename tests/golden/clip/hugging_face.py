@@ -164,6 +164,10 @@ def make_preprocessing():
 
 
 if __name__ == "__main__":
+    whole_resize = Image.Image.resize
+    Image.Image.resize = lambda image, size, resample=None, **_: whole_resize(
+        whole_resize(image, (size[0], image.height), resample), size, resample
+    )
     torch.manual_seed(0)
     make_files()
     make_json()
