@@ -636,7 +636,9 @@ def make_decode():
     exif[0x0112] = 8
     case("turned.png", encoded(rgb, format="PNG", exif=exif), 0)
     case("cmyk-adobe-inverted.jpg", with_adobe_marker(encoded(inverted(smooth.convert("CMYK")), format="JPEG", quality=92)), 2.5)
-    case("grey16.png", encoded(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), format="PNG"), 0)
+    # Pillow turns all but the darkest 16-bit greys white. The high byte of each sample here is that of grey.png.
+    grey16 = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    (folder / "grey16.png").write_bytes(encoded(grey16, format="PNG"))
     case("palette-one-transparent.png", encoded(palette, format="PNG", transparency=3), 0)
     case("grey-transparent.png", encoded(grey, format="PNG", transparency=100), 0)
     case("rgb-transparent.png", encoded(rgb, format="PNG", transparency=(10, 20, 30)), 0)
