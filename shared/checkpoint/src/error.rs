@@ -25,6 +25,14 @@ pub enum CheckpointError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A pickle names something that is no part of a state dict. Nothing that a pickle names is ever run.
+    #[error("{} is refused: its pickle names {name}, which no weights need", path.display())]
+    Code {
+        /// The file.
+        path: PathBuf,
+        /// The module and the name in it.
+        name: String,
+    },
     /// The shard index names a file that is not there.
     #[error("{} names {file}, which is not there", index.display())]
     AbsentShard {

@@ -6,6 +6,7 @@
 //! there, and [`Checkpoint::finish`] afterwards refuses tensors that nobody took. Nothing is ever filled in.
 
 mod error;
+mod pickle;
 mod shard;
 mod source;
 

@@ -7,7 +7,7 @@ use std::{
 use candle_core::{DType, Result, Tensor, pickle::PthTensors};
 use serde::Deserialize;
 
-use crate::{CheckpointError, shard::Shards};
+use crate::{CheckpointError, pickle, shard::Shards};
 
 /// Where tensors are read from.
 pub(crate) enum Source {
@@ -64,10 +64,10 @@ struct ShardIndex {
 
 pub(crate) fn open_safetensors(dir: &Path) -> std::result::Result<Opened, CheckpointError> {
     let index_path = dir.join(SHARD_INDEX);
-    let index = if index_path.is_file() { Some(read_index(&index_path)?) } else { None };
+    let index = if is_file(&index_path)? { Some(read_index(&index_path)?) } else { None };
     let files = match &index {
         Some(index) => shard_paths(dir, &index_path, index)?,
-        None if dir.join(SINGLE_FILE).is_file() => vec![dir.join(SINGLE_FILE)],
+        None if is_file(&dir.join(SINGLE_FILE))? => vec![dir.join(SINGLE_FILE)],
         None => return Err(CheckpointError::NoWeights { path: dir.to_path_buf() }),
     };
     let shards = Shards::open(&files)?;
@@ -92,6 +92,7 @@ pub(crate) fn open_file(path: &Path) -> std::result::Result<Opened, CheckpointEr
 
 pub(crate) fn open_pth(path: &Path, top_key: Option<&str>) -> std::result::Result<Opened, CheckpointError> {
     require_file(path)?;
+    pickle::inspect(path)?;
     let archive = PthTensors::new(path, top_key)
         .map_err(|cause| CheckpointError::Damaged { path: path.to_path_buf(), reason: one_line(&cause) })?;
     if archive.tensor_infos().is_empty() {
@@ -105,10 +106,19 @@ pub(crate) fn open_pth(path: &Path, top_key: Option<&str>) -> std::result::Resul
 }
 
 fn require_file(path: &Path) -> std::result::Result<(), CheckpointError> {
-    if path.is_file() {
+    if is_file(path)? {
         return Ok(());
     }
     Err(CheckpointError::Unreadable { path: path.to_path_buf(), reason: "no such file".to_string() })
+}
+
+/// True where there is such a file; that it cannot be told, as for want of permission, is an error.
+fn is_file(path: &Path) -> std::result::Result<bool, CheckpointError> {
+    match std::fs::metadata(path) {
+        Ok(found) => Ok(found.is_file()),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(unreadable(path, &cause)),
+    }
 }
 
 fn read_index(path: &Path) -> std::result::Result<ShardIndex, CheckpointError> {
@@ -132,7 +142,7 @@ fn shard_paths(
             });
         }
         let path = dir.join(name);
-        if !path.is_file() {
+        if !is_file(&path)? {
             return Err(CheckpointError::AbsentShard {
                 index: index_path.to_path_buf(),
                 file: name.to_string(),

@@ -1,4 +1,4 @@
-use candle_core::{Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use thicket_kernels::{Linear, Mask, attention, layer_norm, linear, quick_gelu};
 
@@ -8,28 +8,31 @@ pub(crate) fn normal(stdev: f64) -> Init {
     Init::Randn { mean: 0.0, stdev }
 }
 
-/// Layer normalisation over the last dimension.
+/// Layer normalisation over the last dimension, from the f32 of a tower's stream to the type that it multiplies in.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
+    output: DType,
 }
 
 impl LayerNorm {
     pub(crate) fn new(tower: &TowerConfig, builder: VarBuilder<'_>) -> Result<Self> {
         let width = tower.width;
+        let get = |name, value| builder.get_with_hints_dtype(width, name, Init::Const(value), DType::F32);
         Ok(Self {
+            weight: get("weight", 1.0)?,
+            bias: get("bias", 0.0)?,
             eps: tower.norm_eps,
-            weight: builder.get_with_hints(width, "weight", Init::Const(1.0))?,
-            bias: builder.get_with_hints(width, "bias", Init::Const(0.0))?,
+            output: builder.dtype(),
         })
     }
 }
 
 impl Module for LayerNorm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        layer_norm(x, &self.weight, &self.bias, self.eps)
+        layer_norm(x, &self.weight, &self.bias, self.eps)?.to_dtype(self.output)
     }
 }
 
@@ -79,7 +82,7 @@ impl Block {
         })
     }
 
-    /// `x`: `[batch, tokens, width]`.
+    /// `x`: f32 `[batch, tokens, width]`.
     pub(crate) fn project(&self, x: &Tensor) -> Result<Projected> {
         let (batch, tokens, _) = x.dims3()?;
         let x = self.ln_1.forward(x)?;
@@ -100,13 +103,14 @@ impl Block {
         let Projected { q, k, v } = projected;
         let mixed =
             attention(q, k, v, attention_scale(self.head_width), mask)?.transpose(1, 2)?.flatten_from(2)?;
-        let x = (x + self.out_proj.forward(&mixed)?)?;
+        // The stream stays f32 between blocks: rounding it each time would cost a half-precision model most.
+        let x = (x + self.out_proj.forward(&mixed)?.to_dtype(DType::F32)?)?;
         let hidden = self.c_fc.forward(&self.ln_2.forward(&x)?)?;
         let hidden = match self.activation {
             Activation::QuickGelu => quick_gelu(&hidden)?,
             Activation::Gelu => hidden.gelu_erf()?,
         };
-        x + self.c_proj.forward(&hidden)?
+        x + self.c_proj.forward(&hidden)?.to_dtype(DType::F32)?
     }
 }
 
@@ -138,7 +142,7 @@ impl Transformer {
         })
     }
 
-    /// `x`: `[batch, tokens, width]`. Returns the output, of the same shape, and the last block's projections.
+    /// `x`: f32 `[batch, tokens, width]`. Returns the output, of the same shape, and the last block's projections.
     pub(crate) fn forward(&self, x: Tensor, mask: &Mask) -> Result<(Tensor, Projected)> {
         let x = self.blocks.iter().try_fold(x, |x, block| block.finish(&x, &block.project(&x)?, mask))?;
         let projected = self.last.project(&x)?;

@@ -1,4 +1,4 @@
-use candle_core::{D, Module, Result, Tensor};
+use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use thicket_kernels::{Mask, linear};
 
@@ -44,7 +44,7 @@ impl TextTower {
         let positions = self.positional_embedding.narrow(0, 0, length)?;
         let embedded = self.token_embedding.index_select(&ids.flatten_all()?, 0)?;
         let embedded = embedded.to_dtype(positions.dtype())?;
-        let x = embedded.reshape((batch, length, width))?.broadcast_add(&positions)?;
+        let x = embedded.reshape((batch, length, width))?.broadcast_add(&positions)?.to_dtype(DType::F32)?;
         let (x, projected) = self.transformer.forward(x, &Mask::Causal)?;
         let tokens = linear(&self.ln_final.forward(&x)?, &self.text_projection.t()?, None)?;
         Ok((tokens, projected))

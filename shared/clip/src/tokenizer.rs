@@ -15,6 +15,10 @@ pub const VOCABULARY_FILE: &str = "bpe_simple_vocab.txt";
 
 /// Symbols for single bytes, inside and at the end of a word.
 const BYTE_SYMBOLS: usize = 512;
+/// Bytes, and so how far the symbol of one at the end of a word is behind that inside.
+const BYTES: u32 = 256;
+/// A contraction where case is ignored: the long s is an s.
+const LONG_S_CONTRACTION: &str = "'\u{17f}";
 /// The start and the end mark.
 const MARKS: usize = 2;
 /// Entries of the published vocabulary.
@@ -177,8 +181,14 @@ impl ClipTokenizer {
             }
             word_tokens.clear();
             self.inner.encode(shortened(word.as_str()), &mut word_tokens);
-            for &token in &word_tokens {
-                match id(token) {
+            let whole = word_tokens.iter().map(|&token| id(token));
+            if word.as_str() == LONG_S_CONTRACTION {
+                // The crate takes it for two words, which no merge joins: its first token must not end one.
+                ids.extend(whole.enumerate().map(|(at, id)| if at == 0 { id - BYTES } else { id }));
+                continue;
+            }
+            for id in whole {
+                match id {
                     PUBLISHED_MASK if self.published => ids.extend(PUBLISHED_MASKED_WORD),
                     id => ids.push(id),
                 }

@@ -1,4 +1,4 @@
-use candle_core::{Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use thicket_kernels::{Mask, linear};
 
@@ -54,8 +54,11 @@ impl VisionTower {
         let patches = self.patches(&pixels)?;
         let (batch, _, width) = patches.dims3()?;
         let class = self.class_embedding.broadcast_as((batch, 1, width))?;
-        let x = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.positional_embedding)?;
-        let (x, projected) = self.transformer.forward(self.ln_pre.forward(&x)?, &Mask::Full)?;
+        let x = Tensor::cat(&[&class, &patches], 1)?
+            .broadcast_add(&self.positional_embedding)?
+            .to_dtype(DType::F32)?;
+        let x = self.ln_pre.forward(&x)?.to_dtype(DType::F32)?;
+        let (x, projected) = self.transformer.forward(x, &Mask::Full)?;
         let tokens = linear(&self.ln_post.forward(&x)?, &self.proj.t()?, None)?;
         Ok((tokens, projected))
     }
@@ -67,7 +70,11 @@ impl VisionTower {
         let covered = |count: usize| (count - 1) * self.stride + self.patch;
         let pixels = pixels.narrow(2, 0, covered(rows))?.narrow(3, 0, covered(columns))?.contiguous()?;
         if self.stride != self.patch {
-            return pixels.conv2d(&self.conv1, 0, self.stride, 1, 1)?.flatten_from(2)?.transpose(1, 2);
+            // candle's convolution on the CPU knows no bf16.
+            let wide = if pixels.device().is_cpu() { DType::F32 } else { pixels.dtype() };
+            let weight = self.conv1.to_dtype(wide)?;
+            let patches = pixels.to_dtype(wide)?.conv2d(&weight, 0, self.stride, 1, 1)?;
+            return patches.to_dtype(pixels.dtype())?.flatten_from(2)?.transpose(1, 2);
         }
         // Patches that do not overlap are a permutation of the pixels: one matrix product does the convolution.
         let size = self.patch;

@@ -112,7 +112,8 @@ pub enum ImagingError {
 /// Decodes a JPEG (grey, RGB, CMYK), PNG (any colour type and depth) or WebP still image to 8-bit RGB.
 ///
 /// The format is told by content. Alpha is dropped without blending and 16-bit samples keep their high byte, as
-/// Pillow's `convert("RGB")` does; the EXIF orientation is not applied. Of an animated PNG the still image is read.
+/// Pillow's `convert("RGB")` does, except for 16-bit grey without alpha, which Pillow clips to white; the EXIF orientation
+/// is not applied. Of an animated PNG the still image is read.
 ///
 /// # Errors
 /// Every variant of [`ImagingError`] but the last two; each states the limit and the actual value.

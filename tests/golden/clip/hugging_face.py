@@ -3,6 +3,7 @@
 Usage: python hugging_face.py   (packages: torch, transformers==4.57.6, safetensors, Pillow)
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -23,6 +24,21 @@ TEXTS = make.TEXTS + [
     "&amp; caf\u00e9 sch\u00c3\u00b6n e\u0301",
     "the person wears glasses, a green scarf, a striped sweater, black shoes, a pink hat and much more than fits",
 ]
+
+
+@contextlib.contextmanager
+def rows_first():
+    """Makes Pillow resize as `make.resized` does, wherever it is called."""
+    whole = Image.Image.resize
+
+    def resize(image, size, resample=None, **_):
+        return whole(whole(image, (size[0], image.height), resample), size, resample)
+
+    Image.Image.resize = resize
+    try:
+        yield
+    finally:
+        Image.Image.resize = whole
 
 
 def randomise(model, seed):
@@ -165,6 +181,7 @@ def make_preprocessing():
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    make_files()
-    make_json()
-    make_preprocessing()
+    with rows_first():
+        make_files()
+        make_json()
+        make_preprocessing()

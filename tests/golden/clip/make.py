@@ -1,7 +1,7 @@
 """Makes the goldens of thicket-imaging and thicket-clip. See README.md beside this file.
 
 Usage: python make.py PATH_TO/bpe_simple_vocab_16e6.txt [part ...]
-Parts: models variants tokenizer resize smart_resize decode
+Parts: models variants hostile tokenizer resize smart_resize decode
 """
 
 import html
@@ -318,6 +318,12 @@ def half_as_published(name):
     return not any(part in name for part in keep)
 
 
+def resized(image, size, filter):
+    """Rows, then columns, as every Pillow before 13 resizes: those versions prepared the images of the published models.
+    Pillow 13 takes the columns first where the height shrinks much more than the width, and so rounds otherwise."""
+    return image.resize((size[0], image.height), filter).resize(size, filter)
+
+
 def picture(width, height, seed):
     """Smooth colour with some noise on it."""
     rng = np.random.default_rng(seed)
@@ -409,8 +415,8 @@ def make_model(name, size, published, seed, stored=None, prefix=None):
         for index, shape in enumerate([(width, height), (50, 90), (13, 7)]):
             image = picture(*shape, seed=seed + index)
             image.save(folder / f"image{index}.png", optimize=True)
-            resized = np.asarray(image.resize((width, height), Image.BILINEAR), dtype=np.float32) / 255
-            pixels = torch.from_numpy((resized - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)
+            shrunk = np.asarray(resized(image, (width, height), Image.BILINEAR), dtype=np.float32) / 255
+            pixels = torch.from_numpy((shrunk - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)
             tokens, bge, tse = model.image(pixels.unsqueeze(0))
             golden["images"].append(
                 {"file": f"image{index}.png"} | embeddings(bge, tse) | {"token_sums": rounded(tokens[0].sum(-1))}
@@ -470,6 +476,23 @@ def make_variants():
         stored=torch.bfloat16,
         prefix="module.",
     )
+
+
+class Command:
+    """What a pickle would run where it is loaded carelessly."""
+
+    def __reduce__(self):
+        import os
+
+        return os.system, ("touch the-pickle-was-run",)
+
+
+def make_hostile():
+    folder = HERE / "hostile"
+    folder.mkdir(exist_ok=True)
+    state = OrderedDict(weight=torch.zeros(2))
+    torch.save({"model": state, "epoch": Command()}, folder / "best.pth")
+    (folder / "configs.yaml").write_text("img_size: [8, 8]\n")
 
 
 # --- tokeniser goldens -------------------------------------------------------------------------------------------
@@ -540,6 +563,7 @@ def make_resize():
             ((3, 5), (17, 29)),
             ((1, 1), (4, 6)),
             ((120, 7), (5, 31)),
+            ((50, 90), (45, 31)),
         ]
     ):
         image = picture(*old, seed=100 + index)
@@ -547,7 +571,7 @@ def make_resize():
         image.save(folder / source, optimize=True)
         for name, filter in [("bilinear", Image.BILINEAR), ("bicubic", Image.BICUBIC)]:
             result = f"{index}-{name}.png"
-            image.resize(new, filter).save(folder / result, optimize=True)
+            resized(image, new, filter).save(folder / result, optimize=True)
             cases.append({"source": source, "result": result, "filter": name, "height": new[1], "width": new[0]})
     (folder / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
 
@@ -603,9 +627,22 @@ def make_decode():
     case("grey.jpg", encoded(grey, format="JPEG", quality=92), 1.5)
     case("progressive.jpg", encoded(smooth, format="JPEG", progressive=True), 1.5)
     case("cmyk.jpg", encoded(smooth.convert("CMYK"), format="JPEG", quality=92), 2.5)
+    for turn in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        name = "turned.jpg" if turn == 6 else f"turned-{turn}.jpg"
+        case(name, encoded(smooth, format="JPEG", quality=92, exif=exif), 1.5)
     exif = Image.Exif()
-    exif[0x0112] = 6
-    case("turned.jpg", encoded(smooth, format="JPEG", quality=92, exif=exif), 1.5)
+    exif[0x0112] = 8
+    case("turned.png", encoded(rgb, format="PNG", exif=exif), 0)
+    case("cmyk-adobe-inverted.jpg", with_adobe_marker(encoded(inverted(smooth.convert("CMYK")), format="JPEG", quality=92)), 2.5)
+    # Pillow turns all but the darkest 16-bit greys white. The high byte of each sample here is that of grey.png.
+    grey16 = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    (folder / "grey16.png").write_bytes(encoded(grey16, format="PNG"))
+    case("palette-one-transparent.png", encoded(palette, format="PNG", transparency=3), 0)
+    case("grey-transparent.png", encoded(grey, format="PNG", transparency=100), 0)
+    case("rgb-transparent.png", encoded(rgb, format="PNG", transparency=(10, 20, 30)), 0)
+    case("two-bit-palette.png", encoded(rgb.quantize(4), format="PNG", bits=2), 0)
     case("lossless.webp", encoded(rgb, format="WEBP", lossless=True), 0)
     case("alpha.webp", encoded(rgba, format="WEBP", lossless=True, exact=True), 0)
     case("lossy.webp", encoded(smooth, format="WEBP", quality=90), 1.5)
@@ -614,6 +651,18 @@ def make_decode():
     (folder / "animated.webp").write_bytes(encoded(frames[0], format="WEBP", save_all=True, append_images=frames[1:]))
     (folder / "still.bmp").write_bytes(encoded(frames[0], format="BMP"))
     (folder / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
+
+
+def inverted(image):
+    return Image.frombytes(image.mode, image.size, bytes(255 - byte for byte in image.tobytes()))
+
+
+def with_adobe_marker(jpeg):
+    """Says that Adobe wrote the file, whose four inks then are stored inverted."""
+    if b"Adobe" in jpeg:
+        return jpeg
+    marker = b"Adobe" + bytes([0, 100, 0, 0, 0, 0, 0])
+    return jpeg[:2] + b"\xff\xee" + (len(marker) + 2).to_bytes(2, "big") + marker + jpeg[2:]
 
 
 def png16(pixels):
@@ -640,6 +689,8 @@ if __name__ == "__main__":
         make_models()
     if not parts or "variants" in parts:
         make_variants()
+    if not parts or "hostile" in parts:
+        make_hostile()
     if not parts or "tokenizer" in parts:
         make_tokenizer(vocabulary)
     if not parts or "resize" in parts:

@@ -16,7 +16,8 @@ use crate::{Failure, console};
 /// are the mean of the two cosines; otherwise the unit vector.
 #[derive(Debug, clap::Args)]
 pub(crate) struct EmbedArgs {
-    /// Checkpoint folder: a published RDE or IRRA run, or one that `thicket train` wrote
+    /// Checkpoint folder: a published RDE or IRRA run (configs.yaml), one that `thicket train` wrote, or a CLIP model as
+    /// Hugging Face's transformers saves it (config.json)
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     #[command(flatten)]

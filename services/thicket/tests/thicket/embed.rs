@@ -73,6 +73,20 @@ fn vectors_come_in_the_order_of_the_inputs_and_equal_the_reference() {
 }
 
 #[test]
+fn a_hugging_face_folder_embeds_as_in_the_reference() {
+    for name in ["hf-files", "hf-json"] {
+        let golden = golden(name);
+        let (text, image) = (&golden["texts"][0], &golden["images"][0]);
+        let file = checkpoint(name).join(image["file"].as_str().unwrap());
+        let inputs = ["--text", text["text"].as_str().unwrap(), "--image", file.to_str().unwrap()];
+        let json = embed(name, &inputs).json();
+        for (vector, entry) in json["vectors"].as_array().unwrap().iter().zip([text, image]) {
+            assert_close(vector, &unit(numbers(&entry["bge"])));
+        }
+    }
+}
+
+#[test]
 fn nothing_to_embed_is_bad_usage() {
     embed("trained", &[]).refuses(&["--text", "--image"]);
 }

@@ -28,7 +28,7 @@ fn pattern() -> String {
     let (space, word) = ("[\\s\u{1c}-\u{1f}]", r"[\p{L}\p{N}_]");
     let sequences: Vec<Vec<String>> = vec![
         vec!["[\u{80}-\u{9f}]".to_owned()],
-        vec![class(&[&accented, &signs]), class(&[BAD])],
+        vec![class(&[BAD, &accented, &signs]), class(&[BAD])],
         vec!["[a-zA-Z]".to_owned(), class(&[LOWER_COMMON, UPPER_COMMON]), class(&[BAD])],
         vec![class(&[BAD]), class(&[&accented, &signs])],
         vec![

@@ -99,6 +99,85 @@ fn a_damaged_archive_is_refused() {
 }
 
 #[test]
+fn a_pickle_with_code_in_it_is_refused_by_name_and_not_run() {
+    let error = refusal(&folder("hostile"));
+    assert!(
+        matches!(&error, ClipError::Checkpoint(CheckpointError::Code { name, .. }) if name == "posix.system")
+    );
+    let line = error.to_string();
+    assert!(
+        line.contains("best.pth") && line.contains("posix.system") && line.lines().count() == 1,
+        "{line}"
+    );
+    assert!(!std::path::Path::new("the-pickle-was-run").exists());
+}
+
+#[test]
+fn an_archive_cut_anywhere_is_refused_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(folder("irra").join(OPTIONS_FILE), dir.path().join(OPTIONS_FILE)).unwrap();
+    let archive = fs::read(folder("irra").join("best.pth")).unwrap();
+    for part in [0, 1, 10, 50, 90, 99] {
+        fs::write(dir.path().join("best.pth"), &archive[..archive.len() * part / 100]).unwrap();
+        let error = refusal(dir.path()).to_string();
+        assert!(error.contains("best.pth") && error.lines().count() == 1, "{part} %: {error}");
+    }
+}
+
+#[test]
+fn safetensors_cut_anywhere_are_refused_in_one_line() {
+    let dir = checkpoint_with(&trained_tensors());
+    let file = dir.path().join("model.safetensors");
+    let whole = fs::read(&file).unwrap();
+    for length in [0, 4, 100, whole.len() / 2, whole.len() - 1] {
+        fs::write(&file, &whole[..length]).unwrap();
+        let error = refusal(dir.path()).to_string();
+        assert!(error.contains("model.safetensors") && error.lines().count() == 1, "{length}: {error}");
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_looked_at_are_told_from_missing_ones() {
+    // A link to itself cannot be followed by anyone, where a missing permission does not stop the superuser.
+    for name in [OPTIONS_FILE, "config.json"] {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(name, dir.path().join(name)).unwrap();
+        let error = refusal(dir.path());
+        assert!(matches!(&error, ClipError::File { path, .. } if path.ends_with(name)), "{error}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(folder("trained").join(OPTIONS_FILE), dir.path().join(OPTIONS_FILE)).unwrap();
+    std::os::unix::fs::symlink("model.safetensors", dir.path().join("model.safetensors")).unwrap();
+    let error = refusal(dir.path());
+    assert!(matches!(&error, ClipError::Checkpoint(CheckpointError::Unreadable { .. })), "{error}");
+}
+
+#[test]
+fn every_storage_type_and_prefix_gives_the_same_model() {
+    let texts = ["a woman in red".to_owned()];
+    let vector = |dtype: DType, prefix: &str| {
+        let tensors = trained_tensors()
+            .into_iter()
+            .map(|(name, tensor)| (format!("{prefix}{name}"), tensor.to_dtype(dtype).unwrap()))
+            .collect();
+        let dir = checkpoint_with(&tensors);
+        ClipEmbedder::load(dir.path(), LoadOptions::reference("x"))
+            .unwrap()
+            .embed_texts(&texts)
+            .unwrap()
+            .remove(0)
+    };
+    let half = load("trained").embed_texts(&texts).unwrap().remove(0);
+    // The fixture is stored in f16, which f32 holds exactly and bf16 does not.
+    for dtype in [DType::F16, DType::F32] {
+        assert_eq!(vector(dtype, "module."), half, "{dtype:?}");
+    }
+    let coarse = vector(DType::BF16, "");
+    let cosine: f32 = coarse.iter().zip(&half).map(|(a, b)| a * b).sum();
+    assert!(cosine > 0.999 && coarse != half, "{cosine}");
+}
+
+#[test]
 fn a_vocabulary_of_another_model_is_refused() {
     let dir = checkpoint_with(&trained_tensors());
     fs::remove_file(dir.path().join("bpe_simple_vocab.txt")).unwrap();

@@ -167,20 +167,34 @@ fn a_gradient_agrees_with_finite_differences() {
     }
 }
 
+/// The least cosine between vectors in a number type and in f32, over the texts and images of a fixture.
+fn least_cosine(name: &str, dtype: DType) -> f32 {
+    let options = LoadOptions { dtype, ..LoadOptions::reference("half") };
+    let (mut reference, mut half) = (load(name), ClipEmbedder::load(&folder(name), options).unwrap());
+    let golden = golden(name);
+    let entries = |field: &str| golden[field].as_array().unwrap().clone();
+    let texts: Vec<String> = entries("texts")
+        .iter()
+        .map(|text| text["text"].as_str().unwrap().to_owned())
+        .filter(|text| !text.is_empty())
+        .collect();
+    let images: Vec<_> =
+        entries("images").iter().map(|image| picture(name, image["file"].as_str().unwrap())).collect();
+    let pairs = |embedder: &mut ClipEmbedder| {
+        [embedder.embed_texts(&texts).unwrap(), embedder.embed_images(&images).unwrap()].concat()
+    };
+    let cosine = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    pairs(&mut reference).iter().zip(&pairs(&mut half)).map(cosine).fold(1.0, f32::min)
+}
+
 #[test]
 fn half_precision_stays_close_to_the_reference() {
-    let reference = &mut load("published");
-    for dtype in [DType::F16, DType::BF16] {
-        let options = LoadOptions { dtype, ..LoadOptions::reference("half") };
-        let mut half = ClipEmbedder::load(&folder("published"), options).unwrap();
-        let texts = ["a woman with long black hair".to_owned()];
-        let (a, b) = (reference.embed_texts(&texts).unwrap(), half.embed_texts(&texts).unwrap());
-        let cosine: f32 = a[0].iter().zip(&b[0]).map(|(a, b)| a * b).sum();
-        assert!(cosine > 0.99, "{dtype:?}: {cosine}");
-        let images = [picture("published", "image1.png")];
-        let (a, b) = (reference.embed_images(&images).unwrap(), half.embed_images(&images).unwrap());
-        let cosine: f32 = a[0].iter().zip(&b[0]).map(|(a, b)| a * b).sum();
-        assert!(cosine > 0.98, "{dtype:?}: {cosine}");
+    for name in ["published", "trained", "irra", "long", "hf-files", "hf-json"] {
+        for dtype in [DType::F16, DType::BF16] {
+            let least = least_cosine(name, dtype);
+            println!("{name} {dtype:?}: {least}");
+            assert!(least >= 0.9995, "{name} {dtype:?}: {least}");
+        }
     }
 }
 
