@@ -85,6 +85,12 @@ impl Checkpoint {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
+    /// The type that a tensor is stored in, in lower case (`f32`, `bf16`, `i64`); `None` where there is no such tensor.
+    #[must_use]
+    pub fn stored_type(&self, name: &str) -> Option<String> {
+        self.source.stored_type(&self.tensors.get(name)?.stored_name)
+    }
+
     /// Hex BLAKE3 digest of the weight files.
     #[must_use]
     pub fn fingerprint(&self) -> String {
@@ -266,6 +272,8 @@ mod tests {
         .unwrap();
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(checkpoint.stored_type("b").as_deref(), Some("f32"));
+        assert_eq!(checkpoint.stored_type("c"), None);
         assert_eq!(checkpoint.shape("b"), Some(&[3][..]));
     }
 

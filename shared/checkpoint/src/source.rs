@@ -40,6 +40,20 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The type that a tensor is stored in, in lower case: `f32`, `bf16`, `i64`.
+    pub(crate) fn stored_type(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Safetensors(files) => {
+                files.get(name).ok().map(|view| format!("{:?}", view.dtype()).to_lowercase())
+            }
+            Self::Pickle(archive) => {
+                archive.tensor_infos().get(name).map(|info| info.dtype.as_str().to_owned())
+            }
+        }
+    }
+}
+
 const SINGLE_FILE: &str = "model.safetensors";
 const SHARD_INDEX: &str = "model.safetensors.index.json";
 
