@@ -161,13 +161,14 @@ impl Client {
         let request = request.config().timeout_recv_response(Some(ANSWER_LIMIT)).build();
         request.call().map_err(|error| {
             let host = address.host_and_port();
-            match error {
-                // Nothing that is tried again makes a certificate good.
-                ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::BadUri(_) => {
-                    Attempt::Fatal(unreachable(address, cause(&error), 1))
-                }
-                error => Attempt::Retry { reason: format!("{host}: {}", cause(&error)), after: None },
+            let reason = match &error {
+                ureq::Error::Io(error) => cause(error),
+                error => cause(error),
+            };
+            if is_final(&error) {
+                return Attempt::Fatal(unreachable(address, reason, 1));
             }
+            Attempt::Retry { reason: format!("{host}: {reason}"), after: None }
         })
     }
 
@@ -176,6 +177,18 @@ impl Client {
         let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         let location = location.ok_or_else(|| refuse("a redirect says not where to".to_owned()))?;
         from.follow(location).map_err(refuse)
+    }
+}
+
+/// Whether trying again cannot help: no certificate becomes good by it.
+fn is_final(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::BadUri(_) => true,
+        ureq::Error::Io(error) => matches!(
+            error.get_ref().and_then(|cause| cause.downcast_ref()),
+            Some(rustls::Error::InvalidCertificate(_))
+        ),
+        _ => false,
     }
 }
 

@@ -33,7 +33,7 @@ pub enum HubError {
         cache: PathBuf,
     },
     /// No answer came, after all retries.
-    #[error("{host} cannot be reached: {reason} ({attempts} attempts)")]
+    #[error("{host} cannot be reached: {reason} ({})", attempts_text(*attempts))]
     Unreachable {
         /// Host and port.
         host: String,
@@ -158,5 +158,26 @@ impl HubError {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::DiskFull { path: path.to_path_buf() },
             _ => Self::File { path: path.to_path_buf(), reason: cause.to_string() },
         }
+    }
+}
+
+fn attempts_text(attempts: u32) -> String {
+    if attempts == 1 { "not tried again".to_owned() } else { format!("{attempts} attempts") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_as_one_and_other_failures_by_their_cause() {
+        let at = Path::new("/models/x");
+        let full = HubError::file(at, &std::io::Error::from(ErrorKind::StorageFull));
+        assert!(
+            matches!(&full, HubError::DiskFull { .. }) && full.to_string().contains("pull again"),
+            "{full}"
+        );
+        let other = HubError::file(at, &std::io::Error::from(ErrorKind::PermissionDenied)).to_string();
+        assert!(other.contains("/models/x") && other.contains("permission"), "{other}");
     }
 }
