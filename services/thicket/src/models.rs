@@ -85,6 +85,13 @@ impl Models {
     }
 }
 
+/// The nearest folder of models above the executable; `None` where there is none.
+pub(crate) fn folder() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?.canonicalize().ok()?;
+    let mut places = program.ancestors().skip(1).flat_map(|folder| PLACES.map(|place| folder.join(place)));
+    places.find(|folder| folder.join(EMBEDDING).is_dir() || folder.join(ANSWER).is_dir())
+}
+
 /// The nearest folder `name` in a place for models above `program`.
 fn above(program: &Path, name: &str) -> Option<PathBuf> {
     let program = program.canonicalize().ok()?;

@@ -292,6 +292,8 @@ mod tests {
         .unwrap();
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(checkpoint.dtype("b"), Some(DType::F32));
+        assert_eq!(checkpoint.dtype("c"), None);
         assert_eq!(checkpoint.shape("b"), Some(&[3][..]));
     }
 

@@ -15,7 +15,7 @@ mod prompt;
 mod rotary;
 mod vision;
 
-pub use adapter::AdapterError;
+pub use adapter::{AdapterError, check_adapter};
 pub use answerer::{LoadOptions, QwenAnswerer};
 pub use cache::KvCache;
 pub use config::{Config, ConfigError, RopeScaling, TokenIds, VisionConfig, VisionFamily};

@@ -10,6 +10,7 @@ mod engine;
 mod eval;
 mod ingest;
 mod live;
+mod models;
 mod rerank;
 mod schedule;
 mod search;
@@ -43,6 +44,7 @@ pub(crate) enum Command {
     Eval(eval::EvalArgs),
     Rerank(rerank::RerankArgs),
     Schedule(schedule::ScheduleArgs),
+    Models(models::ModelsArgs),
 }
 
 impl Command {
@@ -69,6 +71,7 @@ impl Command {
             Self::Eval(args) => blocking(|| eval::run(args)).await,
             Self::Rerank(args) => blocking(|| rerank::run(args)).await,
             Self::Schedule(args) => blocking(|| schedule::run(args)).await,
+            Self::Models(args) => blocking(|| models::run(args)).await,
         }
     }
 

@@ -5,6 +5,7 @@ mod cluster;
 mod demo;
 mod embed;
 mod eval;
+mod models;
 mod rerank;
 mod schedule;
 mod support;

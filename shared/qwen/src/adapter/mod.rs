@@ -167,6 +167,14 @@ impl Adapter {
     }
 }
 
+/// Reads a LoRA adapter's folder as far as that can be done without its base: every field and every value.
+///
+/// # Errors
+/// [`AdapterError`], as when it is loaded for a model.
+pub fn check_adapter(dir: &Path) -> std::result::Result<(), AdapterError> {
+    Adapter::open(dir).map(|_| ())
+}
+
 /// Refuses modules that were not found in the model.
 fn unmatched<'a>(mut left: impl Iterator<Item = &'a String>) -> std::result::Result<(), AdapterError> {
     match left.next() {
