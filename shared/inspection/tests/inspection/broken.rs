@@ -109,10 +109,10 @@ fn weights_that_compute_nothing_finite_are_refused_after_loading() {
     let dir = copy("qwen/tied");
     // Every value is finite; their products are not.
     edit_tensors(&dir.path().join("model.safetensors"), |tensors| {
-        for name in ["model.norm.weight", "model.embed_tokens.weight"] {
-            let shape = tensors[name].dims().to_vec();
-            tensors.insert(name.to_owned(), Tensor::full(1e30f32, shape, &Device::Cpu).unwrap());
-        }
+        let norm = tensors["model.norm.weight"].dims().to_vec();
+        tensors.insert("model.norm.weight".to_owned(), Tensor::full(3e38f32, norm, &Device::Cpu).unwrap());
+        let head = (&tensors["model.embed_tokens.weight"] * 1e4).unwrap();
+        tensors.insert("model.embed_tokens.weight".to_owned(), head);
     });
     let text = refusal(dir.path());
     assert!(text.contains("forward pass"), "{text}");

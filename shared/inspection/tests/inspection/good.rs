@@ -6,28 +6,30 @@ use crate::support::{golden, look, options};
 
 #[test]
 fn a_run_is_recognised_in_both_of_its_forms() {
-    for name in ["clip/published", "clip/trained"] {
+    for (name, expected) in [("clip/published", 88), ("clip/trained", 168)] {
         let found = look(&golden(name)).unwrap();
         assert_eq!(found.kind, Kind::Run);
         assert!(found.stored.parameters > 100_000 && found.stored.tensors > 10, "{found:?}");
         let Some(Forward::Embedded { dimension, similarity }) = found.forward else {
             panic!("{found:?}");
         };
-        assert!(dimension > 100 && similarity.abs() <= 1.0 + 1e-5, "{found:?}");
+        assert_eq!(dimension, expected);
+        assert!(similarity.abs() <= 1.0 + 1e-5, "{found:?}");
         assert_eq!(found.memory.cache_per_token_f32, None);
     }
 }
 
 #[test]
 fn stored_types_and_bytes_are_those_of_the_file() {
-    // Every tensor of it is f32, so the file is 4 bytes a value and a header.
+    // Every tensor of it is f16, so the file is 2 bytes a value and a header.
     let found = look(&golden("clip/trained")).unwrap();
     let file = std::fs::metadata(golden("clip/trained/model.safetensors")).unwrap().len();
-    assert!(found.stored.by_type.contains_key("f32"), "{found:?}");
+    assert_eq!(found.stored.by_type.keys().collect::<Vec<_>>(), ["f16"]);
+    assert_eq!(found.stored.bytes, 2 * found.stored.parameters);
     assert!(found.stored.bytes < file && found.stored.bytes + 100_000 > file, "{found:?}");
     // A published run mixes types.
     let published = look(&golden("clip/published")).unwrap();
-    assert!(published.stored.by_type.contains_key("f16"), "{published:?}");
+    assert_eq!(published.stored.by_type.keys().collect::<Vec<_>>(), ["f16", "f32", "i64"]);
 }
 
 #[test]
