@@ -1,8 +1,10 @@
-//! Qwen2-VL against its reference, and what it refuses.
+//! Qwen2-VL and Qwen2.5-VL against their reference, and what it refuses.
 
 mod adapter;
 mod bad_input;
 mod batching;
 mod common;
+mod layouts;
+mod precision;
 mod reference;
 mod training;
