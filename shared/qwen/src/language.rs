@@ -5,7 +5,7 @@ use thicket_kernels::{Mask, Quantization};
 use crate::{
     cache::KvCache,
     config::Config,
-    linear::{Linear, norm_weight, normal, rows},
+    linear::{Linear, RmsNorm, normal, rows},
     prompt::Position,
     rotary::Rotary,
 };
@@ -29,7 +29,7 @@ pub struct LanguageModel {
     embeddings: Tensor,
     dtype: DType,
     layers: Vec<DecoderLayer>,
-    norm: Tensor,
+    norm: RmsNorm,
     head: Linear,
     sizes: Sizes,
     inverse_frequencies: Vec<f32>,
@@ -43,17 +43,16 @@ struct Sizes {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
-    eps: f64,
 }
 
 #[derive(Debug, Clone)]
 struct DecoderLayer {
-    input_norm: Tensor,
+    input_norm: RmsNorm,
     query: Linear,
     key: Linear,
     value: Linear,
     output: Linear,
-    post_norm: Tensor,
+    post_norm: RmsNorm,
     gate: Linear,
     up: Linear,
     down: Linear,
@@ -104,7 +103,6 @@ impl LanguageModel {
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim(),
-            eps: config.rms_norm_eps,
         };
         let model = vb.pp("model");
         let embeddings = model.pp("embed_tokens").get_with_hints(
@@ -125,7 +123,7 @@ impl LanguageModel {
             }
             layers.push(layer);
         }
-        let norm = norm_weight(config.hidden_size, &model.pp("norm"))?;
+        let norm = RmsNorm::new(config.hidden_size, config.rms_norm_eps, &model.pp("norm"))?;
         let tied = config.tie_word_embeddings.unwrap_or_else(|| !vb.contains_tensor("lm_head.weight"));
         let head = if tied {
             Linear::from_weight(embeddings.clone())
@@ -194,13 +192,13 @@ impl LanguageModel {
     ) -> Result<Tensor> {
         let (rows, n, hidden) = x.dims3()?;
         let rotary = self.rotary(positions)?;
-        let mut x = x.reshape((rows * n, hidden))?;
+        let mut x = x.reshape((rows * n, hidden))?.to_dtype(DType::F32)?;
         let mut batch = Batch::Dense { rows, mask };
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(&x, &rotary, index, &mut batch, None)?;
             watch(index + 1, &x);
         }
-        thicket_kernels::rms_norm(&x, &self.norm, self.sizes.eps)?.reshape((rows, n, hidden))
+        self.norm.forward(&x)?.reshape((rows, n, hidden))
     }
 
     /// Runs sequences of any lengths, one after the other in `x` (tokens, hidden), each causal over its own tokens.
@@ -222,7 +220,7 @@ impl LanguageModel {
         }
         let rotary = self.rotary(positions)?;
         let last = if segments.len() == total { None } else { Some(self.last_tokens(segments, &rotary)?) };
-        let mut x = x.clone();
+        let mut x = x.to_dtype(DType::F32)?;
         for (index, layer) in self.layers.iter().enumerate() {
             // Nobody looks at the other tokens' output of the last layer.
             let last = last.as_ref().filter(|_| index + 1 == self.layers.len());
@@ -233,7 +231,7 @@ impl LanguageModel {
                 cache.advance(segment.tokens);
             }
         }
-        thicket_kernels::rms_norm(&x, &self.norm, self.sizes.eps)
+        self.norm.forward(&x)
     }
 
     /// The output head: (n, hidden) after the final norm to (n, vocab). Differentiable.
@@ -307,12 +305,12 @@ impl DecoderLayer {
         let (std, inner) = (config.initializer_range, config.intermediate_size);
         let (attention, mlp) = (vb.pp("self_attn"), vb.pp("mlp"));
         Ok(Self {
-            input_norm: norm_weight(hidden, &vb.pp("input_layernorm"))?,
+            input_norm: RmsNorm::new(hidden, config.rms_norm_eps, &vb.pp("input_layernorm"))?,
             query: Linear::with_bias(hidden, heads * head_dim, std, &attention.pp("q_proj"))?,
             key: Linear::with_bias(hidden, kv_heads * head_dim, std, &attention.pp("k_proj"))?,
             value: Linear::with_bias(hidden, kv_heads * head_dim, std, &attention.pp("v_proj"))?,
             output: Linear::without_bias(heads * head_dim, hidden, std, &attention.pp("o_proj"))?,
-            post_norm: norm_weight(hidden, &vb.pp("post_attention_layernorm"))?,
+            post_norm: RmsNorm::new(hidden, config.rms_norm_eps, &vb.pp("post_attention_layernorm"))?,
             gate: Linear::without_bias(hidden, inner, std, &mlp.pp("gate_proj"))?,
             up: Linear::without_bias(hidden, inner, std, &mlp.pp("up_proj"))?,
             down: Linear::without_bias(inner, hidden, std, &mlp.pp("down_proj"))?,
@@ -325,7 +323,7 @@ impl DecoderLayer {
         [query, key, value, output, gate, up, down].into_iter()
     }
 
-    /// (tokens, hidden) to (tokens, hidden), or to (segments, hidden) where only the last tokens are wanted.
+    /// f32 (tokens, hidden) to (tokens, hidden), or to (segments, hidden) where only the last tokens are wanted.
     fn forward(
         &self,
         x: &Tensor,
@@ -334,9 +332,9 @@ impl DecoderLayer {
         batch: &mut Batch<'_, '_>,
         last: Option<&LastTokens>,
     ) -> Result<Tensor> {
-        let Sizes { heads, kv_heads, head_dim, eps, .. } = self.sizes;
+        let Sizes { heads, kv_heads, head_dim, .. } = self.sizes;
         let tokens = x.dim(0)?;
-        let normed = thicket_kernels::rms_norm(x, &self.input_norm, eps)?;
+        let normed = self.input_norm.forward(x)?;
         let keys = rotary.apply(&self.key.forward(&normed)?.reshape((tokens, kv_heads, head_dim))?)?;
         let values = self.value.forward(&normed)?.reshape((tokens, kv_heads, head_dim))?;
         let (x, normed, rotary) = match last {
@@ -353,10 +351,11 @@ impl DecoderLayer {
                 self.attend_each(&queries, &keys, &values, layer, segments, last.is_some())?
             }
         };
-        let x = (x + self.output.forward(&attended)?)?;
-        let normed = thicket_kernels::rms_norm(&x, &self.post_norm, eps)?;
+        // The stream stays f32 between layers: rounding it each time would cost a half-precision model most.
+        let x = (x + self.output.forward(&attended)?.to_dtype(DType::F32)?)?;
+        let normed = self.post_norm.forward(&x)?;
         let gated = (self.gate.forward(&normed)?.silu()? * self.up.forward(&normed)?)?;
-        x + self.down.forward(&gated)?
+        x + self.down.forward(&gated)?.to_dtype(DType::F32)?
     }
 
     /// Attention over `rows` sequences of equal length; (tokens, heads, head_dim) each, to (queries, heads * head_dim).

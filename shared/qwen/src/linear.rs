@@ -94,32 +94,52 @@ pub(crate) fn normal(std: f64) -> Init {
     Init::Randn { mean: 0.0, stdev: std }
 }
 
-/// The weight of a norm layer, ones when fresh.
-pub(crate) fn norm_weight(size: usize, vb: &VarBuilder<'_>) -> Result<Tensor> {
-    vb.get_with_hints(size, "weight", Init::Const(1.0))
-}
-
 /// Rows of a table whose type may be narrower than `compute`, in `compute`.
 pub(crate) fn rows(table: &Tensor, indices: &Tensor, compute: DType) -> Result<Tensor> {
     table.index_select(indices, 0)?.to_dtype(compute)
 }
 
-/// Layer norm with an affine part.
+/// What a norm layer multiplies by, in f32, ones when fresh.
+fn norm_weight(size: usize, vb: &VarBuilder<'_>) -> Result<Tensor> {
+    vb.get_with_hints_dtype(size, "weight", Init::Const(1.0), DType::F32)
+}
+
+/// RMS norm, from the f32 of a model's stream to the type that it multiplies in.
+#[derive(Debug, Clone)]
+pub(crate) struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+    output: DType,
+}
+
+impl RmsNorm {
+    pub(crate) fn new(size: usize, eps: f64, vb: &VarBuilder<'_>) -> Result<Self> {
+        Ok(Self { weight: norm_weight(size, vb)?, eps, output: vb.dtype() })
+    }
+
+    /// Normalises the last dimension of an f32 tensor.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        thicket_kernels::rms_norm(x, &self.weight, self.eps)?.to_dtype(self.output)
+    }
+}
+
+/// Layer norm with an affine part, from f32 as [`RmsNorm`].
 #[derive(Debug, Clone)]
 pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
+    output: DType,
 }
 
 impl LayerNorm {
     pub(crate) fn new(size: usize, eps: f64, vb: &VarBuilder<'_>) -> Result<Self> {
-        let bias = vb.get_with_hints(size, "bias", Init::Const(0.0))?;
-        Ok(Self { weight: norm_weight(size, vb)?, bias, eps })
+        let bias = vb.get_with_hints_dtype(size, "bias", Init::Const(0.0), DType::F32)?;
+        Ok(Self { weight: norm_weight(size, vb)?, bias, eps, output: vb.dtype() })
     }
 
-    /// Normalises the last dimension.
+    /// Normalises the last dimension of an f32 tensor.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        thicket_kernels::layer_norm(x, &self.weight, &self.bias, self.eps)
+        thicket_kernels::layer_norm(x, &self.weight, &self.bias, self.eps)?.to_dtype(self.output)
     }
 }

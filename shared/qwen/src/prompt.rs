@@ -12,6 +12,9 @@ const USER_TURN: &str = "user\n";
 const ASSISTANT_TURN: &str = "assistant\n";
 const START_OF_TURN: &str = "<|im_start|>";
 const END_OF_TURN: &str = "<|im_end|>";
+const VISION_START: &str = "<|vision_start|>";
+const VISION_END: &str = "<|vision_end|>";
+const IMAGE_PAD: &str = "<|image_pad|>";
 
 /// Why prompts cannot be written for a model.
 #[derive(Debug, thiserror::Error)]
@@ -25,13 +28,25 @@ pub enum PromptError {
         reason: String,
     },
     /// The tokenizer lacks a token that the chat template needs.
-    #[error("the tokenizer has no token {token}")]
+    #[error("tokenizer.json: there is no token {token}")]
     MissingToken {
         /// The token.
         token: &'static str,
     },
+    /// The configuration gives a special token another id than the tokenizer does.
+    #[error("tokenizer.json: {token} has the id {found}, {field} of config.json is {expected}")]
+    OtherId {
+        /// The token.
+        token: &'static str,
+        /// Its id in the tokenizer.
+        found: u32,
+        /// The field of the configuration.
+        field: &'static str,
+        /// The id there.
+        expected: u32,
+    },
     /// The tokenizer knows tokens that the model has no embedding for.
-    #[error("the tokenizer's largest id {id} is outside the model's vocabulary of {vocab_size}")]
+    #[error("tokenizer.json: the largest id {id} is outside the model's vocabulary of {vocab_size}")]
     OutsideVocabulary {
         /// The largest token id.
         id: u32,
@@ -71,7 +86,7 @@ impl EncodedPrompt {
     }
 }
 
-/// The chat template of Qwen2-VL over a tokenizer: a system turn with the stock sentence, one user turn with at most
+/// The chat template of Qwen2-VL and Qwen2.5-VL over a tokenizer: a system turn with the stock sentence, one user turn with at most
 /// one image before the text, and the opening of the assistant's turn.
 ///
 /// Special tokens spelled out in a user's text are read as plain text, so that no text can end its own turn.
@@ -105,7 +120,8 @@ impl PromptEncoder {
     /// Takes over a tokenizer.
     ///
     /// # Errors
-    /// [`PromptError`] where it lacks the turn marks or does not fit the model's vocabulary.
+    /// [`PromptError`] where it lacks a special token, disagrees with the configuration on its id, or does not fit the
+    /// model's vocabulary.
     pub fn new(mut tokenizer: Tokenizer, config: &Config) -> Result<Self, PromptError> {
         tokenizer.set_encode_special_tokens(true);
         tokenizer.with_padding(None);
@@ -119,6 +135,16 @@ impl PromptEncoder {
         }
         let special = |token| tokenizer.token_to_id(token).ok_or(PromptError::MissingToken { token });
         let (start_of_turn, end_of_turn) = (special(START_OF_TURN)?, special(END_OF_TURN)?);
+        for (token, field, expected) in [
+            (VISION_START, "vision_start_token_id", config.vision_start_token_id),
+            (VISION_END, "vision_end_token_id", config.vision_end_token_id),
+            (IMAGE_PAD, "image_token_id", config.image_token_id),
+        ] {
+            let found = special(token)?;
+            if found != expected {
+                return Err(PromptError::OtherId { token, found, field, expected });
+            }
+        }
         let mut encoder = Self {
             tokenizer,
             opening: Vec::new(),

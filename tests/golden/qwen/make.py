@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes the Qwen2-VL fixtures: two tiny random checkpoints and what the Python reference computes from them.
+"""Makes the Qwen2-VL and Qwen2.5-VL fixtures: tiny random checkpoints and what the Python reference computes from them.
 
     python3 -m venv venv
     venv/bin/pip install torch==2.15.0 torchvision==0.29.2
     venv/bin/pip install transformers==4.57.6 tokenizers==0.22.2 safetensors==0.8.0 pillow==13.0.0 jinja2==3.1.6
-    venv/bin/python make.py
+    venv/bin/python make.py [FIXTURE ...]
 
 Everything is drawn from fixed seeds. The script refuses to write goldens whose greedy choices are too close to call.
 """
@@ -12,12 +12,15 @@ Everything is drawn from fixed seeds. The script refuses to write goldens whose 
 import json
 import pathlib
 import shutil
+import sys
 
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2TokenizerFast,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
@@ -64,7 +67,7 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-NEW_TOKENS = 28
+NEW_TOKENS = 64
 SMALLEST_MARGIN = 2e-3
 
 
@@ -115,7 +118,7 @@ def randomize(model, seed, std):
             parameter.copy_(1 + 0.2 * noise if is_norm and name.endswith("weight") else std * noise)
 
 
-def build(text, vision, tokenizer, tied, seed, std):
+def build(text, vision, tokenizer, tied, seed, std, classes=(Qwen2VLConfig, Qwen2VLForConditionalGeneration)):
     token = tokenizer.convert_tokens_to_ids
     ids = {
         "image_token_id": token("<|image_pad|>"),
@@ -124,14 +127,15 @@ def build(text, vision, tokenizer, tied, seed, std):
         "vision_end_token_id": token("<|vision_end|>"),
     }
     common = {"bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>"), **text}
-    config = Qwen2VLConfig(
+    make_config, make_model = classes
+    config = make_config(
         text_config={**common, "tie_word_embeddings": tied, **ids},
         vision_config=vision,
         tie_word_embeddings=tied,
         **ids,
     )
     config._attn_implementation = "eager"
-    model = Qwen2VLForConditionalGeneration(config).eval()
+    model = make_model(config).eval()
     randomize(model, seed, std)
     model.tie_weights()
     return model, {**common, **ids}
@@ -159,7 +163,9 @@ def run(model, processor, folder, cases):
         inputs = processor(text=[prompt], images=[image] if image else None, return_tensors="pt")
         grid = inputs.get("image_grid_thw")
         with torch.no_grad():
-            positions, _ = model.model.get_rope_index(inputs["input_ids"], grid, None, inputs["attention_mask"])
+            positions, _ = model.model.get_rope_index(
+                inputs["input_ids"], image_grid_thw=grid, attention_mask=inputs["attention_mask"]
+            )
             logits = model(**inputs).logits[0]
             generated = model.generate(
                 **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, output_scores=True, return_dict_in_generate=True
@@ -192,6 +198,22 @@ def write_json(path, value):
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
+def save_sharded(model, folder):
+    """Two shards with an index, names as in memory."""
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    shards = [{}, {}]
+    for name, tensor in state.items():
+        shards["language_model" in name][name] = tensor
+    names = [f"model-0000{n + 1}-of-00002.safetensors" for n in range(2)]
+    for name, shard in zip(names, shards):
+        save_file(shard, folder / name)
+    weight_map = {tensor: name for name, shard in zip(names, shards) for tensor in shard}
+    size = sum(tensor.numel() * 4 for tensor in state.values())
+    write_json(
+        folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map}
+    )
+
+
 def make_processor(tokenizer, **sizes):
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(**sizes),
@@ -211,7 +233,7 @@ def tied(folder, seed=3):
         "num_hidden_layers": 3,
         "num_attention_heads": 6,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": 320,
         "rms_norm_eps": 1e-6,
         "rope_theta": 1000000.0,
         "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
@@ -248,9 +270,10 @@ def tied(folder, seed=3):
             "processor_class": "Qwen2VLProcessor",
         },
     )
+    ends = [fields["eos_token_id"], fields["bos_token_id"]]
+    model.generation_config.eos_token_id = ends
     write_json(
-        folder / "generation_config.json",
-        {"eos_token_id": [fields["eos_token_id"], fields["bos_token_id"]], "do_sample": True, "temperature": 0.01},
+        folder / "generation_config.json", {"eos_token_id": ends, "do_sample": True, "temperature": 0.01}
     )
     run(
         model,
@@ -258,7 +281,7 @@ def tied(folder, seed=3):
         folder,
         [
             ("Does the person wear a red coat?", "tall.png"),
-            ("Describe the person.", "small.png"),
+            ("Describe the woman.", "small.png"),
             ("\n\nThe man's bag costs 1234 crowns, doesn't it? \u00e9te\u0301", None),
         ],
     )
@@ -274,7 +297,7 @@ def untied(folder, seed=4):
         "num_hidden_layers": 2,
         "num_attention_heads": 5,
         "num_key_value_heads": 1,
-        "max_position_embeddings": 200,
+        "max_position_embeddings": 300,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 1]},
@@ -291,18 +314,7 @@ def untied(folder, seed=4):
     }
     model, _ = build(text, vision, tokenizer, tied=False, seed=seed, std=0.3)
     model.config.save_pretrained(folder)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    shards = [{}, {}]
-    for name, tensor in state.items():
-        shards["language_model" in name][name] = tensor
-    names = [f"model-0000{n + 1}-of-00002.safetensors" for n in range(2)]
-    for name, shard in zip(names, shards):
-        save_file(shard, folder / name)
-    weight_map = {tensor: name for name, shard in zip(names, shards) for tensor in shard}
-    size = sum(tensor.numel() * 4 for tensor in state.values())
-    write_json(
-        folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map}
-    )
+    save_sharded(model, folder)
     sizes = {
         "min_pixels": 24 * 24 * 6,
         "max_pixels": 24 * 24 * 20,
@@ -319,19 +331,149 @@ def untied(folder, seed=4):
         [
             ("What does the person carry?", "small.png"),
             ("What colour are the shoes of the person? Answer Yes or No.", "tall.png"),
+            ("Yes or No?", None),
+        ],
+    )
+
+
+# The tower of Qwen2.5-VL has other fields and classes, the rest is as above.
+CLASSES_2_5 = (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration)
+
+
+def tied_2_5(folder, seed=6):
+    """Flat configuration, published names, tied head, 14-pixel patches, windows of 2 x 2 merge blocks."""
+    tokenizer = make_tokenizer(folder, merged=90)
+    text = {
+        "vocab_size": 365,
+        "hidden_size": 72,
+        "intermediate_size": 58,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 300,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 1]},
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": 36,
+        "out_hidden_size": 72,
+        "intermediate_size": 45,
+        "num_heads": 3,
+        "window_size": 56,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    }
+    model, fields = build(text, vision, tokenizer, tied=True, seed=seed, std=0.25, classes=CLASSES_2_5)
+    state = published_names(model.state_dict())
+    state.pop("lm_head.weight")
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
+    write_json(
+        folder / "config.json",
+        {
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+            "model_type": "qwen2_5_vl",
+            **fields,
+            "rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 1]},
+            "hidden_act": "silu",
+            "max_window_layers": 2,
+            "sliding_window": 32768,
+            "use_sliding_window": False,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "vision_config": {**vision, "hidden_act": "silu", "in_chans": 3, "spatial_patch_size": 14},
+        },
+    )
+    bounds = {"min_pixels": 3136, "max_pixels": 28 * 28 * 24}
+    write_json(
+        folder / "preprocessor_config.json",
+        {
+            **bounds,
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "merge_size": 2,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "processor_class": "Qwen2_5_VLProcessor",
+        },
+    )
+    run(
+        model,
+        make_processor(tokenizer, **bounds),
+        folder,
+        [
+            ("Does the person wear a blue skirt?", "tall.png"),
+            ("What does the person carry?", "small.png"),
+            ("Describe the man.", None),
+        ],
+    )
+
+
+def untied_2_5(folder, seed=12):
+    """Nested configuration, names in memory, two shards, untied head, 8-pixel patches in 3 x 3, windows of 3 x 3."""
+    tokenizer = make_tokenizer(folder, merged=80)
+    text = {
+        "vocab_size": 347,
+        "hidden_size": 84,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 7,
+        "num_key_value_heads": 7,
+        "max_position_embeddings": 300,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 3]},
+    }
+    vision = {
+        "depth": 4,
+        "hidden_size": 20,
+        "out_hidden_size": 84,
+        "intermediate_size": 33,
+        "num_heads": 5,
+        "patch_size": 8,
+        "temporal_patch_size": 1,
+        "spatial_merge_size": 3,
+        # 3 merge blocks of 24 pixels and some that do not count.
+        "window_size": 80,
+        "fullatt_block_indexes": [0, 3],
+    }
+    model, _ = build(text, vision, tokenizer, tied=False, seed=seed, std=0.25, classes=CLASSES_2_5)
+    model.config.save_pretrained(folder)
+    save_sharded(model, folder)
+    sizes = {
+        "min_pixels": 24 * 24 * 30,
+        "max_pixels": 24 * 24 * 45,
+        "patch_size": 8,
+        "temporal_patch_size": 1,
+        "merge_size": 3,
+    }
+    processor = make_processor(tokenizer, **sizes)
+    processor.image_processor.save_pretrained(folder)
+    run(
+        model,
+        processor,
+        folder,
+        [
+            ("Describe the person.", "tall.png"),
+            ("Does the woman wear a coat? Answer Yes or No.", "small.png"),
             ("Hello", None),
         ],
     )
 
 
+FIXTURES = {"tied": tied, "untied": untied, "tied-2.5": tied_2_5, "untied-2.5": untied_2_5}
+
+
 def main():
     draw(HERE / "tall.png", 97, 151, seed=3)
     draw(HERE / "small.png", 61, 37, seed=4)
-    for make in [tied, untied]:
-        folder = HERE / make.__name__
+    for name in sys.argv[1:] or FIXTURES:
+        folder = HERE / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        make(folder)
+        FIXTURES[name](folder)
         for file in folder.iterdir():
             file.chmod(0o644)
         print(folder.name, sum(file.stat().st_size for file in folder.iterdir()), "bytes")

@@ -1,11 +1,11 @@
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use thicket_kernels::Mask;
 
 use super::layout::Run;
 use crate::{
     config::{VisionConfig, VisionFamily},
-    linear::{LayerNorm, Linear, norm_weight},
+    linear::{LayerNorm, Linear, RmsNorm},
     rotary::Rotary,
 };
 
@@ -16,7 +16,7 @@ const NORM_EPS: f64 = 1e-6;
 #[derive(Debug, Clone)]
 pub(super) enum Norm {
     Layer(LayerNorm),
-    RootMeanSquare(Tensor),
+    RootMeanSquare(RmsNorm),
 }
 
 /// The MLP of a family: two maps with QuickGELU between them in Qwen2-VL, a gated one with SiLU in Qwen2.5-VL.
@@ -42,14 +42,14 @@ impl Norm {
         let width = config.embed_dim;
         match config.family {
             VisionFamily::Qwen2 { .. } => LayerNorm::new(width, NORM_EPS, vb).map(Self::Layer),
-            VisionFamily::Qwen2_5 { .. } => norm_weight(width, vb).map(Self::RootMeanSquare),
+            VisionFamily::Qwen2_5 { .. } => RmsNorm::new(width, NORM_EPS, vb).map(Self::RootMeanSquare),
         }
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Layer(norm) => norm.forward(x),
-            Self::RootMeanSquare(weight) => thicket_kernels::rms_norm(x, weight, NORM_EPS),
+            Self::RootMeanSquare(norm) => norm.forward(x),
         }
     }
 }
@@ -106,10 +106,10 @@ impl Block {
         [&mut self.qkv, &mut self.proj].into_iter().chain(self.mlp.linears())
     }
 
-    /// (patches, width) to (patches, width); attention stays inside the windows of `runs`.
+    /// f32 (patches, width) to (patches, width); attention stays inside the windows of `runs`.
     pub(super) fn forward(&self, x: &Tensor, rotary: &Rotary, runs: &[Run]) -> Result<Tensor> {
-        let x = (x + self.attention(&self.norm1.forward(x)?, rotary, runs)?)?;
-        &x + self.mlp.forward(&self.norm2.forward(&x)?)?
+        let x = (x + self.attention(&self.norm1.forward(x)?, rotary, runs)?.to_dtype(DType::F32)?)?;
+        &x + self.mlp.forward(&self.norm2.forward(&x)?)?.to_dtype(DType::F32)?
     }
 
     fn attention(&self, x: &Tensor, rotary: &Rotary, runs: &[Run]) -> Result<Tensor> {

@@ -80,7 +80,8 @@ impl VisionTower {
         }
         let layout = Layout::new(grids, &self.config);
         let rotary = self.rotary(grids, layout.order(), patches.device())?;
-        let mut x = self.in_tower_order(&self.patch_embed.forward(patches)?, layout.order())?;
+        let mut x =
+            self.in_tower_order(&self.patch_embed.forward(patches)?, layout.order())?.to_dtype(DType::F32)?;
         for (index, block) in self.blocks.iter().enumerate() {
             let runs = if self.config.attends_fully(index) { &layout.whole } else { &layout.windowed };
             x = block.forward(&x, &rotary, runs)?;

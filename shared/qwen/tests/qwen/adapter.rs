@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fs, path::Path};
 
 use crate::common::{
-    FIXTURES, assert_close, cases, copy, edit_json, fixture, golden_tensors, greedy, load, load_adapted,
+    ADAPTED, assert_close, cases, copy, edit_json, fixture, golden_tensors, greedy, load, load_adapted,
 };
 use candle_core::{DType, Device, Tensor};
 use thicket_engine::{Answerer, Prompt};
@@ -29,7 +29,7 @@ fn assert_refused(adapter: &Path, words: &[&str]) {
 
 #[test]
 fn logits_under_an_adapter_equal_the_reference() {
-    for base in FIXTURES {
+    for base in ADAPTED {
         let name = format!("{base}-adapter");
         let answerer = load_adapted(&fixture(base), Some(fixture(&name))).unwrap();
         let (plain, tensors) = (golden_tensors(base), golden_tensors(&name));
@@ -47,7 +47,7 @@ fn logits_under_an_adapter_equal_the_reference() {
 
 #[test]
 fn greedy_answers_under_an_adapter_equal_the_reference() {
-    for base in FIXTURES {
+    for base in ADAPTED {
         let name = format!("{base}-adapter");
         let mut answerer = load_adapted(&fixture(base), Some(fixture(&name))).unwrap();
         for case in cases(&name) {
@@ -156,7 +156,7 @@ fn with_adapter(prompt: Prompt, name: &str) -> Prompt {
 
 #[test]
 fn an_adapter_kept_apart_answers_as_the_reference_and_leaves_the_base_alone() {
-    for base in FIXTURES {
+    for base in ADAPTED {
         let name = format!("{base}-adapter");
         let mut answerer = load(&fixture(base)).unwrap();
         let info = answerer.load_adapter("tuned", &fixture(&name)).unwrap();

@@ -70,7 +70,11 @@ fn a_configuration_that_is_silent_on_the_head_follows_the_weights() {
     for name in crate::common::FIXTURES {
         let dir = copy(name);
         edit_json(&dir.path().join("config.json"), |config| {
-            config.as_object_mut().unwrap().remove("tie_word_embeddings").unwrap();
+            let outer = config.as_object_mut().unwrap().remove("tie_word_embeddings");
+            let inner = config
+                .pointer_mut("/text_config")
+                .and_then(|text| text.as_object_mut().unwrap().remove("tie_word_embeddings"));
+            assert!(outer.or(inner).is_some());
         });
         let case = &cases(name)[0];
         let answer = load(dir.path()).unwrap().generate(&[case.prompt()], &greedy(5)).remove(0).unwrap();
@@ -100,6 +104,103 @@ fn truncated_weights_are_refused() {
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     assert_refused(dir.path(), &["model.safetensors", "damaged"]);
+}
+
+#[test]
+fn a_size_that_contradicts_the_weights_names_the_field() {
+    let text = |field: &str| (field.to_string(), format!("/{field}"));
+    let vision = |field: &str| (format!("vision_config.{field}"), format!("/vision_config/{field}"));
+    for ((field, pointer), value) in [
+        (text("vocab_size"), 400),
+        (text("intermediate_size"), 60),
+        (text("num_hidden_layers"), 1),
+        (text("num_hidden_layers"), 3),
+        (text("num_key_value_heads"), 9),
+        (vision("depth"), 4),
+        (vision("depth"), 2),
+        (vision("hidden_size"), 24),
+        (vision("intermediate_size"), 44),
+        (vision("patch_size"), 16),
+        (vision("temporal_patch_size"), 1),
+        (vision("spatial_merge_size"), 1),
+    ] {
+        let dir = copy("tied-2.5");
+        edit_json(&dir.path().join("config.json"), |config| {
+            let (parent, name) = pointer.rsplit_once('/').unwrap();
+            config.pointer_mut(parent).unwrap()[name] = value.into();
+        });
+        // The pre-processing follows, so that the weights are what is left to object.
+        edit_json(&dir.path().join("preprocessor_config.json"), |settings| {
+            let follows = match field.as_str() {
+                "vision_config.patch_size" => "patch_size",
+                "vision_config.temporal_patch_size" => "temporal_patch_size",
+                "vision_config.spatial_merge_size" => "merge_size",
+                _ => return,
+            };
+            settings[follows] = value.into();
+        });
+        assert_refused(dir.path(), &["config.json", &field, &value.to_string()]);
+    }
+}
+
+#[test]
+fn an_mlp_ratio_that_contradicts_the_weights_names_the_field() {
+    let dir = copy("tied");
+    edit_json(&dir.path().join("config.json"), |config| config["vision_config"]["mlp_ratio"] = 3.into());
+    assert_refused(dir.path(), &["config.json", "vision_config.mlp_ratio", "fc1", "128"]);
+}
+
+#[test]
+fn a_model_of_an_unknown_type_is_refused() {
+    let dir = copy("tied-2.5");
+    edit_json(&dir.path().join("config.json"), |config| config["model_type"] = "qwen3_vl".into());
+    assert_refused(dir.path(), &["config.json", "model_type", "qwen3_vl"]);
+}
+
+#[test]
+fn a_2_5_model_under_the_older_type_is_refused() {
+    let dir = copy("tied-2.5");
+    edit_json(&dir.path().join("config.json"), |config| config["model_type"] = "qwen2_vl".into());
+    assert_refused(dir.path(), &["config.json", "vision_config", "hidden_act", "silu"]);
+}
+
+#[test]
+fn a_special_token_that_the_tokenizer_lacks_is_named() {
+    for token in ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"] {
+        let dir = copy("tied");
+        edit_json(&dir.path().join("tokenizer.json"), |tokenizer| {
+            let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+            added.iter_mut().find(|added| added["content"] == token).unwrap()["content"] = "<|other|>".into();
+        });
+        assert_refused(dir.path(), &["tokenizer.json", token]);
+    }
+}
+
+#[test]
+fn a_special_token_with_another_id_names_the_field() {
+    let dir = copy("tied");
+    edit_json(&dir.path().join("config.json"), |config| config["image_token_id"] = 3.into());
+    assert_refused(dir.path(), &["tokenizer.json", "<|image_pad|>", "image_token_id", "config.json", "3"]);
+}
+
+#[test]
+fn a_weight_that_is_not_a_number_names_the_tensor() {
+    let (name, dir) = ("visual.blocks.2.mlp.down_proj.bias", copy("tied-2.5"));
+    edit_weights(&dir.path().join("model.safetensors"), |tensors| {
+        let mut values = tensors[name].to_vec1::<f32>().unwrap();
+        values[7] = f32::NAN;
+        tensors.insert(name.to_string(), Tensor::new(values, &Device::Cpu).unwrap());
+    });
+    assert_refused(dir.path(), &[dir.path().to_str().unwrap(), name]);
+}
+
+#[test]
+fn a_truncated_shard_is_named() {
+    let (shard, dir) = ("model-00002-of-00002.safetensors", copy("untied-2.5"));
+    let path = dir.path().join(shard);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
+    assert_refused(dir.path(), &[shard, "damaged"]);
 }
 
 #[test]
@@ -144,7 +245,7 @@ fn a_bad_prompt_fails_alone() {
     assert_eq!(answers.next().unwrap().unwrap().tokens, cases("tied")[0].generated[..3]);
     assert_eq!(field(answers.next().unwrap().unwrap_err()).0, "image");
     let (text, reason) = field(answers.next().unwrap().unwrap_err());
-    assert!(text == "text" && reason.contains("255 fit the context of 256"), "{reason}");
+    assert!(text == "text" && reason.contains("319 fit the context of 320"), "{reason}");
     let verdicts = answerer.judge(&prompts);
     assert_eq!(verdicts.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false, false]);
 }
@@ -156,7 +257,7 @@ fn an_answer_stops_where_the_context_ends() {
     edit_json(&dir.path().join("config.json"), |config| {
         config["max_position_embeddings"] = (case.tokens.len() + 4).into();
     });
-    let answer = load(dir.path()).unwrap().generate(&[case.prompt()], &greedy(28)).remove(0).unwrap();
+    let answer = load(dir.path()).unwrap().generate(&[case.prompt()], &greedy(64)).remove(0).unwrap();
     assert_eq!(answer.tokens, case.generated[..4]);
 }
 

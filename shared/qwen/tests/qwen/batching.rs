@@ -1,7 +1,7 @@
 //! A prompt's answer depends on nothing but the prompt.
 
 use crate::common::{FIXTURES, assert_close, cases, copy, edit_json, fixture, golden_tensors, greedy, load};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use thicket_engine::{Answerer, Finish, Prompt, Sampling};
 use thicket_qwen::{Mask, Segment, next_position};
 
@@ -53,7 +53,7 @@ fn a_sequence_that_ends_early_leaves_the_others_alone() {
     let mark = cases[0].generated[6];
     edit_json(&dir.path().join("generation_config.json"), |config| config["eos_token_id"] = mark.into());
     let prompts: Vec<_> = cases.iter().map(crate::common::Case::prompt).collect();
-    let answers = load(dir.path()).unwrap().generate(&prompts, &greedy(28));
+    let answers = load(dir.path()).unwrap().generate(&prompts, &greedy(cases[0].generated.len()));
     for (case, answer) in cases.iter().zip(answers) {
         let answer = answer.unwrap();
         let expected: Vec<u32> = case.generated.iter().copied().take_while(|&token| token != mark).collect();
@@ -61,7 +61,6 @@ fn a_sequence_that_ends_early_leaves_the_others_alone() {
         assert_eq!(answer.tokens, expected);
         assert_eq!(answer.finish, if ended { Finish::EndOfTurn } else { Finish::Length });
     }
-    assert!(cases[0].generated.iter().position(|&token| token == mark).unwrap() < 28);
 }
 
 #[test]
@@ -83,7 +82,8 @@ fn cached_decoding_equals_a_full_recomputation() {
         // Capacity for less than the prompt: the cache has to grow.
         let mut cache = model.language.new_cache(5).unwrap();
         let mut start = 0;
-        for length in [case.tokens.len() - 3, 4, 1, 1, 7] {
+        let one_by_one = std::iter::repeat_n(1, case.generated.len() - 8);
+        for length in [case.tokens.len() - 3, 4, 7].into_iter().chain(one_by_one) {
             let part = embeddings.narrow(0, start, length).unwrap();
             let mut segments = [Segment { tokens: length, cache: Some(&mut cache) }];
             let last = model
@@ -93,7 +93,7 @@ fn cached_decoding_equals_a_full_recomputation() {
             start += length;
             assert_close(name, &last, &whole.narrow(0, start - 1, 1).unwrap(), 1e-4);
         }
-        assert_eq!(cache.len(), start);
+        assert_eq!((cache.len(), start), (tokens.len(), tokens.len()));
     }
 }
 
@@ -141,15 +141,4 @@ fn a_seed_fixes_a_sampled_answer_whatever_the_batch() {
     assert_eq!(alone[0], first[3]);
     let other = tokens(answerer.generate(&prompts, &sampling(6)));
     assert_ne!(first, other);
-}
-
-#[test]
-fn half_precision_weights_give_nearly_the_same_judgement() {
-    let case = &cases("tied")[0];
-    let exact = load(&fixture("tied")).unwrap().judge(&[case.prompt()]).remove(0).unwrap();
-    let options =
-        thicket_qwen::LoadOptions { dtype: DType::BF16, ..thicket_qwen::LoadOptions::reference("half") };
-    let mut half = thicket_qwen::QwenAnswerer::load(&fixture("tied"), options).unwrap();
-    let rounded = half.judge(&[case.prompt()]).remove(0).unwrap();
-    assert!((exact.p_yes - rounded.p_yes).abs() < 0.1, "{} {}", exact.p_yes, rounded.p_yes);
 }

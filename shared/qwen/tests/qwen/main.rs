@@ -1,9 +1,11 @@
-//! Qwen2-VL against its reference, and what it refuses.
+//! Qwen2-VL and Qwen2.5-VL against their reference, and what it refuses.
 
 mod adapter;
 mod bad_input;
 mod batching;
 mod common;
+mod compact;
+mod layouts;
 mod precision;
 mod reference;
 mod tokenisation;

@@ -14,8 +14,11 @@ use tempfile::TempDir;
 use thicket_engine::{Prompt, Sampling};
 use thicket_qwen::{LoadError, LoadOptions, QwenAnswerer};
 
-/// Both checkpoints: other sizes, other file layouts.
-pub(crate) const FIXTURES: [&str; 2] = ["tied", "untied"];
+/// All checkpoints, two of each family: other sizes, other file layouts.
+pub(crate) const FIXTURES: [&str; 4] = ["tied", "untied", "tied-2.5", "untied-2.5"];
+
+/// Those that an adapter stands beside.
+pub(crate) const ADAPTED: [&str; 2] = ["tied", "untied"];
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Case {
@@ -62,7 +65,11 @@ pub(crate) fn load(dir: &Path) -> Result<QwenAnswerer, LoadError> {
 }
 
 pub(crate) fn load_adapted(dir: &Path, adapter: Option<PathBuf>) -> Result<QwenAnswerer, LoadError> {
-    QwenAnswerer::load(dir, LoadOptions { adapter, ..LoadOptions::reference("fixture") })
+    load_as(dir, adapter, DType::F32)
+}
+
+pub(crate) fn load_as(dir: &Path, adapter: Option<PathBuf>, dtype: DType) -> Result<QwenAnswerer, LoadError> {
+    QwenAnswerer::load(dir, LoadOptions { adapter, dtype, ..LoadOptions::reference("fixture") })
 }
 
 /// A copy of a fixture to damage.
