@@ -116,7 +116,7 @@ def main():
         differences = np.abs(actual - expected).max(axis=1)
         worst = max(worst, differences.max())
         print(f"{name}: largest difference {differences.max():.2e}, per input {[f'{value:.1e}' for value in differences]}, {seconds:.1f} s")
-    sys.exit(worst > LIMIT)
+    sys.exit(int(worst > LIMIT))
 
 
 if __name__ == "__main__":
