@@ -124,7 +124,7 @@ impl Hub {
     ) -> Result<Pulled, HubError> {
         let Request { repo, revision, place } = request;
         if self.client.settings().offline {
-            return self.from_cache(request);
+            return self.cached(request);
         }
         let commit = self.resolve(repo, revision)?;
         let files = choose(self.files(repo, &commit)?).map_err(|reason| HubError::NothingToPull {
@@ -215,7 +215,7 @@ impl Hub {
         Err(refusal(&self.client, repo, revision, address, status, &headers))
     }
 
-    fn from_cache(&self, request: &Request) -> Result<Pulled, HubError> {
+    fn cached(&self, request: &Request) -> Result<Pulled, HubError> {
         let Request { repo, revision, place } = request;
         let cache = &self.client.settings().cache;
         let found = match place {

@@ -107,7 +107,7 @@ pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
     let document = Document {
         supported: MODELS.iter().map(|model| supported(model, &here)).collect(),
         here,
-        gpus: GPUS.map(|gpu| GpuMemory { name: gpu.name, memory: gpu.memory, bf16: gpu.bf16 }).to_vec(),
+        gpus: GPUS.map(|gpu| GpuMemory { name: gpu.name, memory: gpu.memory, bf16: gpu.bf16 }).into(),
     };
     if args.json {
         return console::print_json(&document);
