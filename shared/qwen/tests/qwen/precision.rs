@@ -35,7 +35,6 @@ fn assert_near_the_reference(dtype: DType, least: f64) {
         for (index, case) in cases(name).iter().enumerate() {
             let rows = tensors[&format!("{index}.logits")].to_vec2::<f32>().unwrap();
             let found = cosine(&last_logits(&answerer, case), rows.last().unwrap());
-            println!("{} {name} {index}: {found:.6}", dtype.as_str());
             assert!(found >= least, "{name} {index}: cosine {found}");
         }
     }
