@@ -34,8 +34,12 @@ pub enum Mask {
 /// Shapes that do not fit, a causal mask with fewer keys than queries, or a section in more than one run.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Mask) -> Result<Tensor> {
     let sizes = Sizes::new(q, k, v, mask)?;
-    if !is_cpu_f32(q) {
+    if !q.device().is_cpu() {
         return composed(q, k, v, scale, mask, &sizes);
+    }
+    if !is_cpu_f32(q) {
+        let [wide_q, wide_k, wide_v] = [q, k, v].map(|narrow| narrow.to_dtype(DType::F32));
+        return attention(&wide_q?, &wide_k?, &wide_v?, scale, mask)?.to_dtype(q.dtype());
     }
     let parts = match mask {
         Mask::Full => vec![vec![Part::full(sizes.queries, sizes.keys)]; sizes.batch],
@@ -344,7 +348,7 @@ fn with_heads<const N: usize, T>(
 /// The same in tensor operations, for other devices and dtypes.
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Mask, sizes: &Sizes) -> Result<Tensor> {
     let (k, v) = (repeat_heads(k, sizes.group())?, repeat_heads(v, sizes.group())?);
-    let scores = (q.contiguous()?.matmul(&k.t()?)? * scale)?.to_dtype(DType::F32)?;
+    let scores = (q.contiguous()?.matmul(&k.t()?)?.to_dtype(DType::F32)? * scale)?;
     let scores = match mask {
         Mask::Full => scores,
         Mask::Causal => {

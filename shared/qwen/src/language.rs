@@ -5,7 +5,7 @@ use thicket_kernels::{Mask, Quantization};
 use crate::{
     cache::KvCache,
     config::Config,
-    linear::{Linear, RmsNorm, normal, rows},
+    linear::{Linear, RmsNorm, gated, normal, rows},
     prompt::Position,
     rotary::Rotary,
 };
@@ -283,7 +283,7 @@ impl LanguageModel {
                 frequencies.clone().map(|(frequency, &axis)| position[axis] as f32 * frequency)
             })
             .collect();
-        Rotary::new(&angles, self.inverse_frequencies.len(), self.dtype(), self.device())
+        Rotary::new(&angles, self.inverse_frequencies.len(), self.device())
     }
 
     fn last_tokens(&self, segments: &[Segment<'_>], rotary: &Rotary) -> Result<LastTokens> {
@@ -354,7 +354,7 @@ impl DecoderLayer {
         // The stream stays f32 between layers: rounding it each time would cost a half-precision model most.
         let x = (x + self.output.forward(&attended)?.to_dtype(DType::F32)?)?;
         let normed = self.post_norm.forward(&x)?;
-        let gated = (self.gate.forward(&normed)?.silu()? * self.up.forward(&normed)?)?;
+        let gated = gated(&self.gate.forward(&normed)?, &self.up.forward(&normed)?)?;
         x + self.down.forward(&gated)?.to_dtype(DType::F32)?
     }
 

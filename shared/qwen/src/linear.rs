@@ -99,6 +99,11 @@ pub(crate) fn rows(table: &Tensor, indices: &Tensor, compute: DType) -> Result<T
     table.index_select(indices, 0)?.to_dtype(compute)
 }
 
+/// `silu(gate) * up`, computed in f32 and rounded once to the type of both.
+pub(crate) fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    (gate.to_dtype(DType::F32)?.silu()? * up.to_dtype(DType::F32)?)?.to_dtype(up.dtype())
+}
+
 /// What a norm layer multiplies by, in f32, ones when fresh.
 fn norm_weight(size: usize, vb: &VarBuilder<'_>) -> Result<Tensor> {
     vb.get_with_hints_dtype(size, "weight", Init::Const(1.0), DType::F32)

@@ -30,18 +30,18 @@ struct Tables {
 impl Rotary {
     /// Prepares the rotation of `angles.len() / half` tokens; `angles` is (tokens, head_dim / 2), row-major.
     ///
-    /// `compute` is the dtype of the rotation itself, the result has the dtype of what is rotated.
-    pub(crate) fn new(angles: &[f32], half: usize, compute: DType, device: &Device) -> Result<Self> {
+    /// The rotation is computed in f32; the result has the dtype of what is rotated.
+    pub(crate) fn new(angles: &[f32], half: usize, device: &Device) -> Result<Self> {
         let (sin, cos): (Vec<f32>, Vec<f32>) = angles.iter().map(|angle| angle.sin_cos()).unzip();
-        Self::from_tables(Tables { cos, sin, half }, compute, device)
+        Self::from_tables(Tables { cos, sin, half }, device)
     }
 
-    fn from_tables(tables: Tables, compute: DType, device: &Device) -> Result<Self> {
-        let tensors = if device.is_cpu() && compute == DType::F32 {
+    fn from_tables(tables: Tables, device: &Device) -> Result<Self> {
+        let tensors = if device.is_cpu() {
             None
         } else {
             let shape = (tables.cos.len() / tables.half, 1, tables.half);
-            let tensor = |values: &Vec<f32>| Tensor::from_slice(values, shape, device)?.to_dtype(compute);
+            let tensor = |values: &Vec<f32>| Tensor::from_slice(values, shape, device);
             Some((tensor(&tables.cos)?, tensor(&tables.sin)?))
         };
         Ok(Self { tables: Arc::new(tables), tensors })
@@ -55,8 +55,8 @@ impl Rotary {
         };
         let tables = Tables { cos: pick(&self.tables.cos), sin: pick(&self.tables.sin), half };
         match &self.tensors {
-            None => Self::from_tables(tables, DType::F32, &Device::Cpu),
-            Some((cos, _)) => Self::from_tables(tables, cos.dtype(), cos.device()),
+            None => Self::from_tables(tables, &Device::Cpu),
+            Some((cos, _)) => Self::from_tables(tables, cos.device()),
         }
     }
 
@@ -79,7 +79,7 @@ impl Rotary {
                 .to_dtype(x.dtype());
         };
         let (a, b) = {
-            let x = x.to_dtype(cos.dtype())?;
+            let x = x.to_dtype(DType::F32)?;
             (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?)
         };
         let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
@@ -154,7 +154,7 @@ mod tests {
 
     fn rotary() -> Rotary {
         let angles: Vec<f32> = (0..TOKENS * HALF).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();
-        Rotary::new(&angles, HALF, DType::F32, &Device::Cpu).unwrap()
+        Rotary::new(&angles, HALF, &Device::Cpu).unwrap()
     }
 
     fn composed(rotary: &Rotary) -> Rotary {

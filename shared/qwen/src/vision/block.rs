@@ -5,7 +5,7 @@ use thicket_kernels::Mask;
 use super::layout::Run;
 use crate::{
     config::{VisionConfig, VisionFamily},
-    linear::{LayerNorm, Linear, RmsNorm},
+    linear::{LayerNorm, Linear, RmsNorm, gated},
     rotary::Rotary,
 };
 
@@ -83,7 +83,7 @@ impl Mlp {
             Self::Plain { hidden, output } => {
                 output.forward(&thicket_kernels::quick_gelu(&hidden.forward(x)?)?)
             }
-            Self::Gated { gate, up, down } => down.forward(&(gate.forward(x)?.silu()? * up.forward(x)?)?),
+            Self::Gated { gate, up, down } => down.forward(&gated(&gate.forward(x)?, &up.forward(x)?)?),
         }
     }
 }

@@ -133,7 +133,7 @@ impl VisionTower {
             angles.extend(frequencies.iter().map(|frequency| row as f32 * frequency));
             angles.extend(frequencies.iter().map(|frequency| column as f32 * frequency));
         }
-        Rotary::new(&angles, half, DType::F32, device)
+        Rotary::new(&angles, half, device)
     }
 }
 
@@ -160,6 +160,7 @@ impl Merger {
             .norm
             .forward(x)?
             .reshape((patches / self.patches_per_token, self.patches_per_token * dim))?;
-        self.output.forward(&self.hidden.forward(&joined)?.gelu_erf()?)
+        let hidden = self.hidden.forward(&joined)?;
+        self.output.forward(&hidden.to_dtype(DType::F32)?.gelu_erf()?.to_dtype(hidden.dtype())?)
     }
 }

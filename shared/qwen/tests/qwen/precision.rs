@@ -64,7 +64,6 @@ fn bf16_arithmetic_on_weights_stored_in_bf16_points_where_f32_arithmetic_does() 
         let [exact, half] = [DType::F32, DType::BF16].map(|dtype| load_as(dir.path(), None, dtype).unwrap());
         for (index, case) in cases(name).iter().enumerate() {
             let found = cosine(&last_logits(&half, case), &last_logits(&exact, case));
-            eprintln!("stored {name} {index} {found:.6}");
             assert!(found >= 0.9995, "{name} {index}: cosine {found}");
         }
     }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use serde::Deserialize;
 use tempfile::TempDir;
