@@ -116,7 +116,7 @@ impl ClipEmbedder {
         let config = hugging_face::read_config(dir, &weights)?;
         let preprocessing = hugging_face::read_preprocessing(dir, config.image_size)?;
         let text = match hugging_face::read_tokenizer(dir, &config)? {
-            Some(tokenizer) => TextEncoder::HuggingFace(tokenizer),
+            Some(tokenizer) => TextEncoder::HuggingFace(Box::new(tokenizer)),
             None => TextEncoder::Clip(ClipTokenizer::openai(&config)?),
         };
         let builder = weights.var_builder(options.dtype, &options.device);

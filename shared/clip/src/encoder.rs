@@ -6,7 +6,7 @@ use crate::{ClipTokenizer, hugging_face::HfTokenizer};
 #[derive(Debug)]
 pub(crate) enum TextEncoder {
     Clip(ClipTokenizer),
-    HuggingFace(HfTokenizer),
+    HuggingFace(Box<HfTokenizer>),
 }
 
 impl TextEncoder {
