@@ -105,7 +105,7 @@ impl ClipEmbedder {
         Ok(Parts {
             config,
             model,
-            text: TextEncoder::Clip(tokenizer),
+            text: TextEncoder::Clip(Box::new(tokenizer)),
             preprocessing: Preprocessing::Stretch(height as u32, width as u32),
             weights: checkpoint.fingerprint(),
         })
@@ -117,7 +117,7 @@ impl ClipEmbedder {
         let preprocessing = hugging_face::read_preprocessing(dir, config.image_size)?;
         let text = match hugging_face::read_tokenizer(dir, &config)? {
             Some(tokenizer) => TextEncoder::HuggingFace(Box::new(tokenizer)),
-            None => TextEncoder::Clip(ClipTokenizer::openai(&config)?),
+            None => TextEncoder::Clip(Box::new(ClipTokenizer::openai(&config)?)),
         };
         let builder = weights.var_builder(options.dtype, &options.device);
         let model = TwoTower::new(&config, builder).map_err(|cause| ClipError::weights(&cause))?;

@@ -5,7 +5,7 @@ use crate::{ClipTokenizer, hugging_face::HfTokenizer};
 /// A checkpoint folder's tokeniser.
 #[derive(Debug)]
 pub(crate) enum TextEncoder {
-    Clip(ClipTokenizer),
+    Clip(Box<ClipTokenizer>),
     HuggingFace(Box<HfTokenizer>),
 }
 
