@@ -48,7 +48,7 @@ pub enum InspectError {
         /// The folder.
         dir: PathBuf,
         /// What it refuses.
-        source: ClipError,
+        source: Box<ClipError>,
     },
     /// The loader of answer models.
     #[error(transparent)]

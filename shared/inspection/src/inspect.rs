@@ -81,7 +81,7 @@ fn inspect_embedding(dir: &Path, kind: Kind, options: &Options) -> Result<Inspec
         device: options.device.clone(),
     };
     let mut embedder = ClipEmbedder::load(dir, load)
-        .map_err(|source| InspectError::Embedding { dir: dir.to_path_buf(), source })?;
+        .map_err(|source| InspectError::Embedding { dir: dir.to_path_buf(), source: Box::new(source) })?;
     let stored = Stored::of_model(dir)?;
     let info = embedder.info();
     let sizes = vec![

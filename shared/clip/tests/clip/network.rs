@@ -192,7 +192,6 @@ fn half_precision_stays_close_to_the_reference() {
     for name in ["published", "trained", "irra", "long", "hf-files", "hf-json"] {
         for dtype in [DType::F16, DType::BF16] {
             let least = least_cosine(name, dtype);
-            println!("{name} {dtype:?}: {least}");
             assert!(least >= 0.9995, "{name} {dtype:?}: {least}");
         }
     }
