@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn args(models: Option<PathBuf>) -> ModelArgs {
-        ModelArgs { models, embedding_model: None, answer_model: None, adapter: None }
+        ModelArgs { models, embedding_model: None, answer_model: None, loading: LoadingArgs::default() }
     }
 
     #[test]
@@ -136,8 +136,11 @@ mod tests {
     #[test]
     fn settings_are_read_from_the_answer_models_folder_and_checked() {
         let root = tempfile::tempdir().unwrap();
-        let models =
-            Models { embedding: root.path().to_owned(), answer: root.path().to_owned(), adapter: None };
+        let models = Models {
+            embedding: root.path().to_owned(),
+            answer: root.path().to_owned(),
+            loading: LoadingArgs::default(),
+        };
         assert_eq!(models.settings().unwrap(), None);
         let write = |text: &str| std::fs::write(root.path().join(SETTINGS_FILE), text).unwrap();
         write(r#"{"xi": 0.4, "lambda": 0.7, "yes_threshold": 0.6, "rounds": 5}"#);

@@ -31,7 +31,7 @@ pub(crate) const SAMPLE_SEED: u64 = 1;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Demo(demo::DemoArgs),
-    Up(up::UpArgs),
+    Up(Box<up::UpArgs>),
     Ingest(ingest::IngestArgs),
     Search(search::SearchArgs),
     Collections(collections::CollectionsArgs),
@@ -58,7 +58,7 @@ impl Command {
     pub(crate) async fn run(self, scratch: Arc<Scratch>) -> Result<(), Failure> {
         match self {
             Self::Demo(args) => demo::run(args, scratch).await,
-            Self::Up(args) => up::run(args).await,
+            Self::Up(args) => up::run(*args).await,
             Self::Ingest(args) => ingest::run(args).await,
             Self::Search(args) => search::run(args).await,
             Self::Collections(args) => collections::run(args).await,

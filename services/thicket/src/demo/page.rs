@@ -291,7 +291,11 @@ mod tests {
         let settings = Settings::new(5, 0.5, 0.8, 0.5).unwrap();
         let measured = measure(&sample, baseline, thi, &settings, 1).unwrap();
         let options = Options {
-            models: Models { embedding: PathBuf::from("e"), answer: PathBuf::from("a"), adapter: None },
+            models: Models {
+                embedding: PathBuf::from("e"),
+                answer: PathBuf::from("a"),
+                loading: thicket_answer::LoadingArgs::default(),
+            },
             compute: Default::default(),
             seed: 1,
             most_queries: None,
