@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    fs::File,
     path::{Path, PathBuf},
 };
 
@@ -153,10 +154,12 @@ fn shard_paths(
     Ok(paths)
 }
 
+/// Reads the files piece by piece: mapped whole they would count as memory of the process.
 fn digest(paths: &[PathBuf]) -> std::result::Result<String, CheckpointError> {
     let mut hasher = blake3::Hasher::new();
     for path in paths {
-        hasher.update_mmap(path).map_err(|cause| unreadable(path, &cause))?;
+        let file = File::open(path).map_err(|cause| unreadable(path, &cause))?;
+        hasher.update_reader(file).map_err(|cause| unreadable(path, &cause))?;
     }
     Ok(hasher.finalize().to_hex().to_string())
 }
