@@ -1,7 +1,8 @@
 //! Where files end up: in the cache that Python's tools share, or in a plain folder.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -141,12 +142,17 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Writes a small file whole or not at all.
+/// Writes a small file whole or not at all, whoever else writes it at the same time.
 pub(crate) fn replace(path: &Path, text: &str) -> Result<(), HubError> {
     let failed = |error: std::io::Error| HubError::file(path, &error);
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(failed)?;
-    }
-    let fresh = with_ending(path, &format!(".{}.new", std::process::id()));
-    fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, path)).map_err(failed)
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(failed)?;
+    // A name of its own: process ids repeat in containers that share a volume, and threads share one.
+    let mut fresh = tempfile::Builder::new()
+        .suffix(".new")
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)
+        .map_err(failed)?;
+    fresh.write_all(text.as_bytes()).map_err(failed)?;
+    fresh.persist(path).map(|_| ()).map_err(|error| failed(error.error))
 }
