@@ -320,7 +320,7 @@ def half_as_published(name):
 
 def resized(image, size, filter):
     """Rows, then columns, as every Pillow before 13 resizes: those versions prepared the images of the published models.
-    Pillow 13 takes the columns first where the height shrinks much more than the width, and so rounds otherwise."""
+    Pillow 13 takes the columns first where the height loses more than twice as many pixels as the width."""
     return image.resize((size[0], image.height), filter).resize(size, filter)
 
 

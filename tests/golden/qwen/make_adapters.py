@@ -16,19 +16,27 @@ import torch
 from make import HERE, make_processor, run, write_json
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, Qwen2TokenizerFast, Qwen2VLForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2TokenizerFast,
+    Qwen2VLForConditionalGeneration,
+)
+
+CLASSES = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
 
 
 def base_model(folder):
     config = AutoConfig.from_pretrained(folder)
     config._attn_implementation = "eager"
+    config.vision_config._attn_implementation = "eager"
     # The reference forgets a saved placeholder that is not the published one.
     saved = json.loads((folder / "config.json").read_text())
     for field in ["image_token_id", "video_token_id", "vision_start_token_id"]:
         value = saved.get(field, saved.get("text_config", {}).get(field))
         setattr(config, field, value)
         setattr(config.text_config, field, value)
-    model = Qwen2VLForConditionalGeneration(config).eval()
+    model = CLASSES[config.model_type](config).float().eval()
     state = {}
     for file in sorted(folder.glob("model*.safetensors")):
         state.update(load_file(file))
@@ -63,7 +71,7 @@ def processor_of(folder):
     return make_processor(tokenizer, **sizes)
 
 
-def make(base, settings, seed, spelling):
+def make(base, settings, seed, spelling, kept=(".logits",)):
     folder = HERE / f"{base}-adapter"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -83,9 +91,9 @@ def make(base, settings, seed, spelling):
     save_file({spelling(name): tensor.contiguous() for name, tensor in load_file(path).items()}, path)
     cases = [(case["text"], case["image"]) for case in json.loads((HERE / base / "goldens.json").read_text())]
     run(model.merge_and_unload(), processor_of(HERE / base), folder, cases)
-    # The adapter leaves the vision tower alone: its outputs stand beside the base.
+    # What the adapter leaves alone stands beside the base.
     goldens = load_file(folder / "goldens.safetensors")
-    goldens = {name: tensor for name, tensor in goldens.items() if name.endswith(".logits")}
+    goldens = {name: tensor for name, tensor in goldens.items() if name.endswith(kept)}
     save_file(goldens, folder / "goldens.safetensors")
     for file in folder.iterdir():
         file.chmod(0o644)
@@ -115,6 +123,13 @@ def main():
         },
         seed=5,
         spelling=lambda name: name,
+    )
+    make(
+        "tied-2.5",
+        {"r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "o_proj", "up_proj", "qkv"]},
+        seed=9,
+        spelling=lambda name: name.replace("model.language_model.", "model.").replace("model.visual.", "visual."),
+        kept=(".logits", ".features"),
     )
 
 

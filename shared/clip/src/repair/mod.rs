@@ -14,6 +14,9 @@ use crate::html;
 
 /// Longest line that is looked at as a whole, in characters.
 const LONGEST_SEGMENT: usize = 1_000_000;
+/// Most times that a line is repaired. ftfy goes on until nothing changes, which takes quadratic time where references are
+/// nested (`&amp;amp;amp;...`); no text of any use is nested so deeply.
+const MOST_ROUNDS: usize = 64;
 
 static REFERENCE: LazyLock<Regex> = LazyLock::new(|| pattern("&#?[0-9A-Za-z]{1,24};"));
 /// Sequences that colour a terminal.
@@ -49,10 +52,10 @@ fn segments(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Repeats all steps until none of them changes anything.
+/// Repeats all steps until none of them changes anything, or [`MOST_ROUNDS`] are done.
 fn fix_segment(segment: &str, unescapes: bool) -> String {
     let mut text = segment.to_owned();
-    loop {
+    for _ in 0..MOST_ROUNDS {
         let unescaped = if unescapes { unescape(&text) } else { Cow::Borrowed(text.as_str()) };
         let decoded = encoding::fix_encoding(&unescaped);
         let decoded = encoding::without_c1_controls(&decoded);
@@ -61,10 +64,11 @@ fn fix_segment(segment: &str, unescapes: bool) -> String {
         let visible = TERMINAL.replace_all(&broken, "").replace(is_control, "");
         let fixed: String = visible.nfc().collect();
         if fixed == text {
-            return fixed;
+            break;
         }
         text = fixed;
     }
+    text
 }
 
 /// References with a semicolon at their end, those in capitals included.
@@ -168,6 +172,15 @@ mod tests {
         ] {
             assert_eq!(fix_text(damaged), expected, "{damaged:?}");
         }
+    }
+
+    #[test]
+    fn references_are_resolved_to_a_depth_of_64_and_left_as_they_are_beyond() {
+        let nested = |depth| format!("&{}lt;", "amp;".repeat(depth));
+        assert_eq!(fix_text(&nested(MOST_ROUNDS - 1)), "<");
+        assert_eq!(fix_text(&nested(MOST_ROUNDS + 5)), nested(5));
+        assert_eq!(fix_text(&"&semi".repeat(MOST_ROUNDS + 2)), "&semi".repeat(MOST_ROUNDS + 2));
+        assert_eq!(fix_text(&format!("{};", "&semi".repeat(MOST_ROUNDS + 2))), "&semi&semi;");
     }
 
     #[test]

@@ -34,7 +34,8 @@ fn logits_under_an_adapter_equal_the_reference() {
         let answerer = load_adapted(&fixture(base), Some(fixture(&name))).unwrap();
         let (plain, tensors) = (golden_tensors(base), golden_tensors(&name));
         for (index, case) in cases(&name).iter().enumerate() {
-            let images: Vec<&Tensor> = plain.get(&format!("{index}.features")).into_iter().collect();
+            let features = format!("{index}.features");
+            let images: Vec<&Tensor> = tensors.get(&features).or(plain.get(&features)).into_iter().collect();
             let model = answerer.model();
             let embeddings = model.embed(&case.tokens, &images).unwrap().unsqueeze(0).unwrap();
             let hidden = model.language.forward_dense(&embeddings, &case.positions, &Mask::Causal).unwrap();
@@ -42,6 +43,17 @@ fn logits_under_an_adapter_equal_the_reference() {
             let expected = &tensors[&format!("{index}.logits")];
             assert_close(&format!("{name} {index}"), &logits, expected, 1e-4);
         }
+    }
+}
+
+#[test]
+fn image_tokens_under_an_adapter_of_the_vision_tower_equal_the_reference() {
+    let answerer = load_adapted(&fixture("tied-2.5"), Some(fixture("tied-2.5-adapter"))).unwrap();
+    let (plain, tensors) = (golden_tensors("tied-2.5"), golden_tensors("tied-2.5-adapter"));
+    for (index, case) in cases("tied-2.5-adapter").iter().enumerate() {
+        let Some(grid) = case.grid else { continue };
+        let features = answerer.model().vision.forward(&plain[&format!("{index}.patches")], &[grid]).unwrap();
+        assert_close(&format!("image {index}"), &features, &tensors[&format!("{index}.features")], 1e-4);
     }
 }
 

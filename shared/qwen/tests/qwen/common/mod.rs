@@ -18,7 +18,7 @@ use thicket_qwen::{LoadError, LoadOptions, QwenAnswerer};
 pub(crate) const FIXTURES: [&str; 4] = ["tied", "untied", "tied-2.5", "untied-2.5"];
 
 /// Those that an adapter stands beside.
-pub(crate) const ADAPTED: [&str; 2] = ["tied", "untied"];
+pub(crate) const ADAPTED: [&str; 3] = ["tied", "untied", "tied-2.5"];
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Case {
