@@ -1,0 +1,278 @@
+#!/usr/bin/env python3
+"""The answer service against transformers and llama.cpp: the layer shapes of Qwen2-VL-2B, fewer of them, random weights.
+
+Three things are timed, through gRPC on our side and in this process on the others:
+
+- `prefill` and `prefill and decode`: one merged text from a prompt of some hundred tokens, of 1 and of 33 tokens;
+- `locate`: is this the person? about 1, 8 and 32 images at a time, each seen for the first time;
+- `second question`: another caption about an image that has been asked about, against the first.
+
+Before anything is timed, the tokens and the probabilities of Yes of all sides are compared.
+"""
+
+import concurrent.futures
+import io
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import torch
+from bench import ROOT, Service, arguments, compared, in_turn, save, stubs
+from PIL import Image
+
+sys.path.insert(0, str(ROOT / "tests/golden/qwen"))
+
+CAPTION = "a a are are a helpful are a"
+ANSWERS = ["a are helpful assistant a are " * 3] * 8
+SHORT, LONG = 1, 33
+CLOSE = 2e-3
+SIDE = 224
+
+
+def picture(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((SIDE, SIDE), Image.BICUBIC)
+
+
+def encoded(image):
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+class Transformers:
+    """The same folder in transformers, in one type."""
+
+    def __init__(self, folder, dtype):
+        from make_adapters import base_model, processor_of
+
+        self.model, self.processor = base_model(folder).to(dtype), processor_of(folder)
+        self.dtype = dtype
+
+    def inputs(self, texts, images=None):
+        content = lambda text: ([{"type": "image"}] if images else []) + [{"type": "text", "text": text}]  # noqa: E731
+        prompts = [
+            self.processor.apply_chat_template([{"role": "user", "content": content(text)}], add_generation_prompt=True)
+            for text in texts
+        ]
+        made = self.processor(text=prompts, images=images, return_tensors="pt", padding=True, padding_side="left")
+        if images:
+            made["pixel_values"] = made["pixel_values"].to(self.dtype)
+        return made
+
+    def generate(self, inputs, tokens):
+        with torch.inference_mode():
+            return self.model.generate(
+                **inputs,
+                min_new_tokens=tokens,
+                max_new_tokens=tokens,
+                do_sample=False,
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
+
+    def p_yes(self, texts, images):
+        ids = self.processor.tokenizer.convert_tokens_to_ids
+        made = self.generate(self.inputs(texts, images), 1)
+        weights = torch.softmax(made.scores[0].double(), dim=-1)
+        yes = weights[:, [ids(word) for word in ("Yes", "yes", "YES", "ĠYes")]].sum(-1)
+        no = weights[:, [ids(word) for word in ("No", "no")]].sum(-1)
+        return (yes / (yes + no)).tolist()
+
+
+def write_gguf(folder, path):
+    """The language model as llama.cpp reads it, matrices in bf16 as they are stored; without a tokenizer."""
+    import gguf
+    from safetensors import safe_open
+
+    import json
+
+    config = json.loads((folder / "config.json").read_text())
+    heads = config["num_attention_heads"]
+    writer = gguf.GGUFWriter(path, "qwen2vl")
+    writer.add_context_length(4096)
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_dimension_sections([*config["rope_scaling"]["mrope_section"], 0])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("none")
+    names = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():
+                if not name.startswith("model."):
+                    continue
+                part = name.removeprefix("model.")
+                if part.startswith("layers."):
+                    _, layer, rest = part.split(".", 2)
+                    module, kind = rest.rsplit(".", 1)
+                    target = f"blk.{layer}.{names[module]}.{kind}"
+                else:
+                    target = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}[part]
+                tensor = tensors.get_tensor(name)
+                if tensor.dim() == 1:
+                    writer.add_tensor(target, tensor.float().numpy())
+                else:
+                    raw = tensor.to(torch.bfloat16).view(torch.uint16).numpy().view(np.uint8)
+                    writer.add_tensor(target, raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+class LlamaCpp:
+    def __init__(self, folder, path):
+        from llama_cpp import Llama
+
+        write_gguf(folder, path)
+        self.model = Llama(path, n_ctx=1024, n_batch=1024, n_threads=2, n_threads_batch=2, verbose=False)
+
+    def generate(self, prompt, tokens):
+        self.model.reset()
+        self.model.eval(prompt)
+        made = []
+        for number in range(tokens):
+            made.append(int(np.argmax(self.model.scores[self.model.n_tokens - 1])))
+            if number + 1 < tokens:
+                self.model.eval(made[-1:])
+        return made
+
+
+def text_of(options, folder, services, peers, llama):
+    """One text merged, of 1 and of 33 tokens."""
+    from thicket.v1 import answer_pb2
+
+    request = answer_pb2.AggregateRequest(text=CAPTION, answers=ANSWERS)
+    prompt = options.aggregate.replace("{{ subtexts }}", str([CAPTION, *ANSWERS]))
+    results = {}
+    for tokens, service in services.items():
+        merged = service.stub.Aggregate(request, timeout=600)
+        expected = None
+        for peer in peers.values():
+            inputs = peer.inputs([prompt])
+            made = peer.generate(inputs, tokens).sequences[0, inputs["input_ids"].shape[1] :].tolist()
+            if peer.dtype == torch.float32:
+                expected = peer.processor.tokenizer.decode(made, skip_special_tokens=True)
+        if merged.text != expected:
+            raise SystemExit(f"{tokens} tokens: {merged.text!r} here, {expected!r} in transformers")
+        prepared = {name: peer.inputs([prompt]) for name, peer in peers.items()}
+        sides = {"thicket": lambda: service.stub.Aggregate(request, timeout=600)}
+        for name, peer in peers.items():
+            sides[name] = lambda peer=peer, name=name: peer.generate(prepared[name], tokens)
+        if llama:
+            ids = prepared[next(iter(prepared))]["input_ids"][0].tolist()
+            sides["llama.cpp bf16"] = lambda: llama.generate(ids, tokens)
+        name = "prefill" if tokens == SHORT else "prefill and decode"
+        seconds = in_turn(sides, options.rounds)
+        length = prepared[next(iter(prepared))]["input_ids"].shape[1]
+        results[name] = {"prompt tokens": length, "new tokens": tokens, **compared(seconds, "thicket")}
+        print(name, {key: row.get("times_as_fast_as_it") for key, row in results[name].items() if isinstance(row, dict)})
+    decode = lambda side: [  # noqa: E731
+        long - short for long, short in zip(results["prefill and decode"][side]["runs_s"], results["prefill"][side]["runs_s"])
+    ]
+    sides = [side for side, row in results["prefill"].items() if isinstance(row, dict)]
+    results["decode"] = compared({side: decode(side) for side in sides}, "thicket", LONG - SHORT)
+    return results
+
+
+def locate(options, service, peers):
+    """First questions about images, and a second one about each."""
+    from thicket.v1 import answer_pb2
+
+    fresh = iter(range(10**9))
+    results = {}
+    ask = lambda image, text: service.stub.Locate(  # noqa: E731
+        answer_pb2.LocateRequest(image=encoded(image), text=text), timeout=600
+    )
+    prompt = options.locate.replace("{{ caption }}", CAPTION)
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        for batch in (1, 8, 32):
+            sample = [picture(next(fresh)) for _ in range(batch)]
+            ours = [answer.p_yes for answer in pool.map(lambda image: ask(image, CAPTION), sample)]
+            for name, peer in peers.items():
+                theirs = peer.p_yes([prompt] * batch, sample)
+                if peer.dtype == torch.float32 and not np.allclose(ours, theirs, atol=CLOSE):
+                    raise SystemExit(f"p(Yes) {ours} here, {theirs} in {name}")
+
+            def thicket(batch=batch):
+                list(pool.map(lambda image: ask(image, CAPTION), [picture(next(fresh)) for _ in range(batch)]))
+
+            sides = {"thicket": thicket}
+            for name, peer in peers.items():
+                sides[name] = lambda peer=peer, batch=batch: peer.p_yes(
+                    [prompt] * batch, [picture(next(fresh)) for _ in range(batch)]
+                )
+            seconds = in_turn(sides, options.rounds)
+            results[f"locate, {batch} at a time"] = compared(seconds, "thicket", batch)
+            print(batch, {key: row.get("times_as_fast_as_it") for key, row in results[f"locate, {batch} at a time"].items()})
+    import time
+
+    firsts, seconds = [], []
+    for _ in range(options.rounds):
+        image = picture(next(fresh))
+        start = time.perf_counter()
+        ask(image, CAPTION)
+        middle = time.perf_counter()
+        ask(image, CAPTION + " are")
+        seconds.append(time.perf_counter() - middle)
+        firsts.append(middle - start)
+    results["second question"] = compared({"second": seconds, "first": firsts}, "second")
+    print("second question", results["second question"]["first"]["times_as_fast_as_it"])
+    return results
+
+
+def main():
+    import tomllib
+
+    parser = arguments(__doc__)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--without-llama", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    stubs()
+    from thicket.v1 import answer_pb2_grpc
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = ROOT.__class__(scratch) / "model"
+        make = [sys.executable, ROOT / "tests/golden/qwen/full.py", folder]
+        subprocess.run(
+            [str(part) for part in [*make, "--layers", options.layers, "--blocks", options.blocks]], check=True
+        )
+        prompts = tomllib.loads((ROOT / "models/sample-answer/prompts.toml").read_text())
+        options.locate, options.aggregate = (
+            prompts[name]["template"].removesuffix("\n") for name in ("locate", "aggregate")
+        )
+        (folder / "prompts.toml").write_text((ROOT / "models/sample-answer/prompts.toml").read_text())
+        peers = {f"transformers {name}": Transformers(folder, dtype) for name, dtype in
+                 [("f32", torch.float32), ("bf16", torch.bfloat16)]}
+        llama = None if options.without_llama else LlamaCpp(folder, f"{scratch}/model.gguf")
+        program = options.binaries / "thicket-answer"
+        flags = ["--model", folder, "--prompts", folder / "prompts.toml", "--log", "warn", "--max-output-tokens"]
+        with Service(program, *flags, SHORT) as short, Service(program, *flags, LONG) as long:
+            for service in (short, long):
+                service.stub = answer_pb2_grpc.AnswerServiceStub(service.channel)
+            results = text_of(options, folder, {SHORT: short, LONG: long}, peers, llama)
+            results |= locate(options, short, peers)
+        save(options.out, "answers", {"layers": options.layers, "blocks": options.blocks, **results})
+
+
+if __name__ == "__main__":
+    main()
