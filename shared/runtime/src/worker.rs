@@ -191,6 +191,11 @@ impl<W: Work> Worker<W> {
         }
     }
 
+    /// Whether the engine takes jobs: false from its panic on, and after a failed load.
+    pub(crate) fn is_working(&self) -> bool {
+        self.owner.0.inner.lock().stage == Stage::Working
+    }
+
     /// Has a job done.
     ///
     /// # Errors
@@ -212,7 +217,7 @@ impl<W: Work> Worker<W> {
     }
 }
 
-fn lost() -> Fault {
+pub(crate) fn lost() -> Fault {
     Fault::unavailable("ENGINE_LOST", "the engine of this replica is lost", Duration::ZERO)
 }
 
