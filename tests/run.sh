@@ -63,6 +63,13 @@ clippy() {
     fi
 }
 
+# The GPU code is compiled against a compiler that writes empty kernels: no GPU, no CUDA and no download are needed.
+check_cuda() (
+    environment=$(deploy/cuda-toolkit.sh --check target/cuda-check) || exit 1
+    eval "$environment"
+    cargo check --locked -p thicket --features flash-attn
+)
+
 install_nextest() {
     ! cargo nextest --version >/dev/null 2>&1 || return 0
     printf 'installing cargo-nextest into target/tools\n'
@@ -134,6 +141,11 @@ else
     skip "licences, bans, sources" "cargo-deny is not installed"
 fi
 step "clippy" clippy
+if command -v git >/dev/null; then
+    step "GPU code (cargo check)" check_cuda
+else
+    skip "GPU code" "git is not installed, which the build script of candle-flash-attn runs"
+fi
 step "build" cargo build --locked --release --workspace
 step "documentation" cargo doc --locked --release --workspace --no-deps
 step "test runner" install_nextest

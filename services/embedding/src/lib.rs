@@ -17,7 +17,7 @@
 mod app;
 mod config;
 mod engine;
-mod packing;
+pub mod packing;
 mod rpc;
 
 pub use app::App;

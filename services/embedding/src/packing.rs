@@ -8,7 +8,7 @@ const PADDING_PART: usize = 4;
 /// Parts a call's texts into jobs that each fit the budget. Texts of like length stay together.
 ///
 /// `lengths` are in tokens. Returns the places of the texts of each job; a text that alone exceeds the budget is a job.
-pub(crate) fn jobs(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
+pub fn jobs(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     pack(lengths, budget, |_| usize::MAX)
 }
 
@@ -16,7 +16,7 @@ pub(crate) fn jobs(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
 /// a quarter of them is padding, or 128 tokens where that is more.
 ///
 /// `lengths` are in tokens. Returns the places of the texts of each pass.
-pub(crate) fn passes(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
+pub fn passes(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     pack(lengths, budget, |padded| (padded / PADDING_PART).max(FREE_PADDING))
 }
 

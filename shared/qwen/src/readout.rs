@@ -40,7 +40,7 @@ pub(crate) fn word_logits(logits: &Tensor, words: &[u32]) -> Result<Vec<WordLogi
 }
 
 /// The token of the largest logit of each row: f32 (rows, vocab), to one a row; `None` where a logit is not a number or is
-/// infinite. What travels is two values a row.
+/// infinite. Of equal logits the processor takes the first, a GPU any. What travels is two values a row.
 ///
 /// # Errors
 /// A failure of the device.
