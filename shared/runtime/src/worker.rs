@@ -280,11 +280,12 @@ impl<W: Work> Shared<W> {
                     let reason = panic_text(&*panic);
                     // An engine that panicked may be in any state: it is not used again.
                     live.fail(reason.clone());
+                    // Before anybody hears of it, so that whoever does finds the engine lost.
+                    self.end(Stage::Dead);
                     let fault = Fault::internal(format_args!("engine {}: {reason}", self.options.name));
                     for (reply, _) in replies {
                         let _ = reply.send(Err(fault.clone()));
                     }
-                    self.end(Stage::Dead);
                     return;
                 }
             };
