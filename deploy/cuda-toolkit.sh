@@ -4,7 +4,7 @@
 #
 #   eval "$(deploy/cuda-toolkit.sh .cuda)" && cargo build --release -p thicket --features cuda
 #   eval "$(deploy/cuda-toolkit.sh --flash-attn .cuda)" && cargo build --release -p thicket --features flash-attn
-#   (eval "$(deploy/cuda-toolkit.sh --check target/cuda-check)" && cargo check -p thicket --features flash-attn)
+#   (eval "$(deploy/cuda-toolkit.sh --check target/cuda-check)" && cargo check -p thicket-answer --features flash-attn)
 #
 # Usage: deploy/cuda-toolkit.sh [--check | --flash-attn] FOLDER
 #   --check       downloads nothing: the compiler in FOLDER writes empty files, which is enough for `cargo check`. Builds

@@ -63,11 +63,13 @@ clippy() {
     fi
 }
 
-# The GPU code is compiled against a compiler that writes empty kernels: no GPU, no CUDA and no download are needed.
+# The GPU code is checked against a compiler that writes empty kernels: no GPU, no CUDA and no download are needed. The two
+# roles that compute hold all of it; the command, which only hands the feature on, would have FAISS compiled once more.
 check_cuda() (
     environment=$(deploy/cuda-toolkit.sh --check target/cuda-check) || exit 1
     eval "$environment"
-    cargo check --locked -p thicket --features flash-attn
+    cargo check --locked -p thicket-embedding -p thicket-answer \
+        --features thicket-embedding/flash-attn,thicket-answer/flash-attn
 )
 
 install_nextest() {
