@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=deploy/prerequisites.sh
 . deploy/prerequisites.sh
 
-BUILD_GIB=10
+BUILD_GIB=12
 HELM_VERSIONS=(1.25.0 1.29.0 1.32.0 1.37.0)
 TOOLS=$PWD/target/tools
 
