@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=deploy/prerequisites.sh
 . deploy/prerequisites.sh
 
-BUILD_GIB=10
+BUILD_GIB=12
 HELM_VERSIONS=(1.25.0 1.29.0 1.32.0 1.37.0)
 TOOLS=$PWD/target/tools
 
@@ -62,6 +62,15 @@ clippy() {
         cargo clippy --locked --release --workspace --all-targets
     fi
 }
+
+# The GPU code is checked against a compiler that writes empty kernels: no GPU, no CUDA and no download are needed. The two
+# roles that compute hold all of it; the command, which only hands the feature on, would have FAISS compiled once more.
+check_cuda() (
+    environment=$(deploy/cuda-toolkit.sh --check target/cuda-check) || exit 1
+    eval "$environment"
+    cargo check --locked -p thicket-embedding -p thicket-answer \
+        --features thicket-embedding/flash-attn,thicket-answer/flash-attn
+)
 
 install_nextest() {
     ! cargo nextest --version >/dev/null 2>&1 || return 0
@@ -134,6 +143,11 @@ else
     skip "licences, bans, sources" "cargo-deny is not installed"
 fi
 step "clippy" clippy
+if command -v git >/dev/null; then
+    step "GPU code (cargo check)" check_cuda
+else
+    skip "GPU code" "git is not installed, which the build script of candle-flash-attn runs"
+fi
 step "build" cargo build --locked --release --workspace
 step "documentation" cargo doc --locked --release --workspace --no-deps
 step "test runner" install_nextest

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thicket_device::{ComputeArgs, Place, Precision};
+use thicket_device::{ComputeArgs, Places, Precision};
 use thicket_imaging::Limits;
 use thicket_qwen::Quantization;
 use thicket_runtime::{
@@ -125,7 +125,7 @@ pub struct AnswerArgs {
     /// What to ask the model, as templates; `prompts.toml` of the model folder or the built-in ones unless given
     #[arg(long, env = "THICKET_PROMPTS", value_name = "FILE")]
     pub prompts: Option<PathBuf>,
-    /// Questions that may wait for the model; more are refused
+    /// Questions that may wait for each copy of the model; more are refused
     #[arg(long, env = "THICKET_ANSWER_QUEUE", value_name = "N", default_value_t = DEFAULT_QUEUE_LIMIT)]
     pub answer_queue: usize,
     /// Questions put to the model together at most
@@ -153,7 +153,7 @@ impl Args {
             loading: answer.loading.clone(),
             prompts: answer.prompts.clone(),
             precision: self.compute.dtype,
-            place: self.compute.device,
+            places: self.compute.device.clone(),
             queue_limit: answer.answer_queue,
             max_batch: answer.answer_batch,
             max_delay: answer.answer_batch_delay.unwrap_or(DEFAULT_MAX_DELAY),
@@ -178,11 +178,11 @@ pub struct Config {
     pub name: String,
     /// Prompt file; `None` takes [`PROMPTS_FILE`] of the model folder, or the built-in wording where there is none.
     pub prompts: Option<PathBuf>,
-    /// Type of weights and arithmetic. Default: f32.
+    /// Type of weights and arithmetic. Default: f32 on the CPU, bf16 on a GPU.
     pub precision: Precision,
-    /// Where the model computes. Default: the CPU.
-    pub place: Place,
-    /// Questions that may wait for the model, at least 1. Default: [`DEFAULT_QUEUE_LIMIT`].
+    /// Where the model computes, with a copy of it on each device. Default: the CPU.
+    pub places: Places,
+    /// Questions that may wait for each copy of the model, at least 1. Default: [`DEFAULT_QUEUE_LIMIT`].
     pub queue_limit: usize,
     /// Questions put to the model together at most, at least 1. Default: [`DEFAULT_MAX_BATCH`].
     pub max_batch: usize,
@@ -208,8 +208,8 @@ impl Config {
             model,
             loading: LoadingArgs::default(),
             prompts: None,
-            precision: Precision::F32,
-            place: Place::Cpu,
+            precision: Precision::Auto,
+            places: Places::default(),
             queue_limit: DEFAULT_QUEUE_LIMIT,
             max_batch: DEFAULT_MAX_BATCH,
             max_delay: DEFAULT_MAX_DELAY,

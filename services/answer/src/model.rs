@@ -6,7 +6,7 @@ use opentelemetry::KeyValue;
 use thicket_engine::{AdapterInfo, AnswererInfo, Generation, Prompt, Sampling, Verdict};
 use thicket_imaging::RgbImage;
 use thicket_proto::v1::Timing;
-use thicket_runtime::{Call, Done, Fault, ImageDecoder, Worker};
+use thicket_runtime::{Call, Done, Fault, ImageDecoder, Replicas};
 use thicket_telemetry::{code_name, instruments, names};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -16,7 +16,7 @@ use crate::engine::{Ask, Engine, Job, Question, Reply};
 /// The model as the handlers see it: questions go in, answers and their cost come out.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
-    pub(crate) worker: Worker<Engine>,
+    pub(crate) workers: Replicas<Engine>,
     pub(crate) decoder: ImageDecoder,
     /// Set by the model thread once the model is loaded.
     pub(crate) info: Arc<OnceLock<AnswererInfo>>,
@@ -68,19 +68,33 @@ impl Model {
         self.info()?;
         let (adapters, asked) = (self.adapters.clone(), name.clone());
         let folder = off_thread(move || adapters.folder_of(&asked)).await?;
-        match self.worker.submit(Job::Load { name, folder }, call.deadline()).await?.output {
-            Reply::Loaded(info) => Ok(info),
-            other => Err(unexpected(&other)),
+        let load = || Job::Load { name: name.clone(), folder: folder.clone() };
+        match self.workers.submit_to_all(load, call.deadline()).await {
+            Ok(loaded) => match loaded.into_iter().next().map(|done| done.output) {
+                Some(Reply::Loaded(info)) => Ok(info),
+                other => Err(unexpected(other.as_ref())),
+            },
+            Err(fault) => {
+                // Copies of the model that differ in their adapters would answer differently.
+                if self.workers.are_several() {
+                    self.workers
+                        .submit_to_all(|| Job::Unload { name: name.clone() }, call.deadline())
+                        .await?;
+                }
+                Err(fault)
+            }
         }
     }
 
     /// Gives up an adapter.
     pub(crate) async fn unload_adapter(&self, call: &Call, name: String) -> Result<(), Fault> {
         self.fingerprint(&name)?;
-        match self.worker.submit(Job::Unload { name: name.clone() }, call.deadline()).await?.output {
-            Reply::Unloaded(true) => Ok(()),
-            Reply::Unloaded(false) => Err(missing(&name)),
-            other => Err(unexpected(&other)),
+        let unload = || Job::Unload { name: name.clone() };
+        let unloaded = self.workers.submit_to_all(unload, call.deadline()).await?;
+        match unloaded.into_iter().next().map(|done| done.output) {
+            Some(Reply::Unloaded(true)) => Ok(()),
+            Some(Reply::Unloaded(false)) => Err(missing(&name)),
+            other => Err(unexpected(other.as_ref())),
         }
     }
 
@@ -98,7 +112,7 @@ async fn off_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(Fault::internal)?
 }
 
-fn unexpected(reply: &Reply) -> Fault {
+fn unexpected(reply: Option<&Reply>) -> Fault {
     Fault::internal(format!("another reply than was asked for: {reply:?}"))
 }
 
@@ -119,7 +133,7 @@ impl Session<'_> {
     pub(crate) async fn judge(&mut self, picture: &Picture, text: String) -> Result<Verdict, Fault> {
         match self.ask(Some(picture), text, Ask::Judgement).await? {
             Reply::Verdict(verdict) => Ok(verdict),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(Some(&other))),
         }
     }
 
@@ -132,7 +146,7 @@ impl Session<'_> {
     ) -> Result<Generation, Fault> {
         match self.ask(picture, text, Ask::Text(sampling)).await? {
             Reply::Text(generation) => Ok(generation),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(Some(&other))),
         }
     }
 
@@ -142,7 +156,7 @@ impl Session<'_> {
         let prompt = Prompt { image, text, adapter: self.adapter.clone() };
         let _memory = picture.map(|picture| picture.memory.clone());
         let job = Job::Question(Question { prompt, ask, _memory });
-        let result = self.model.worker.submit(job, self.call.deadline()).await;
+        let result = self.model.workers.submit(job, self.call.deadline()).await;
         self.record(started, result.as_ref());
         let Done { output, queued, ran } = result?;
         let (prompt_tokens, output_tokens) = tokens(&output);

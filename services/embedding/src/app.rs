@@ -1,18 +1,24 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use candle_core::DType;
+use thicket_catalogue::ACTIVATION_RESERVE;
 use thicket_clip::{ClipEmbedder, LoadOptions};
+use thicket_device::{Driver, Need, Place};
 use thicket_engine::Embedder;
 use thicket_proto::v1::embedding_service_server::EmbeddingServiceServer;
 use thicket_runtime::{
-    Failure, Health, ImageDecoder, MAX_MESSAGE_BYTES, Role, Server, Services, Stop, Worker,
+    CpuWork, Failure, Health, ImageDecoder, MAX_MESSAGE_BYTES, Replicas, Role, Server, Services, Stop,
 };
 
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::rpc::Service;
+use crate::rpc::{Loaded, Service};
 
-/// An embedding role whose listeners are open; the model loads on its own thread.
+/// Loads a copy of the model, on the thread that will own it.
+type Load = Box<dyn FnOnce() -> Result<Box<dyn Embedder>, String> + Send>;
+
+/// An embedding role whose listeners are open; every copy of the model loads on a thread of its own.
 #[derive(Debug)]
 pub struct App {
     server: Server,
@@ -24,47 +30,74 @@ impl App {
     /// are UNAVAILABLE and the role is live but not started.
     ///
     /// # Errors
-    /// [`Failure::BadInput`] for a bad setting, a model folder or a device that is not there, or an address that cannot be
-    /// listened on; no port stays open.
+    /// [`Failure::BadInput`] for a bad setting, a model folder or a device that is not there, a device without room for the
+    /// model, or an address that cannot be listened on; no port stays open.
     pub async fn build(config: Config) -> Result<Self, Failure> {
         if !config.model.is_dir() {
             return Err(Failure::BadInput(format!("model folder {} is not there", config.model.display())));
         }
-        let device = config.place.open().map_err(|error| Failure::BadInput(error.to_string()))?;
-        let options = LoadOptions { name: config.name.clone(), dtype: config.precision.dtype(), device };
-        let folder = config.model.clone();
-        Self::start(config, move || {
-            let embedder = ClipEmbedder::load(&folder, options)
-                .map_err(|error| format!("model {}: {error}", folder.display()))?;
-            Ok(Box::new(embedder))
-        })
-        .await
+        let dtype = config.precision.on(config.places.first());
+        require_room(&config, dtype)?;
+        let loads = config.places.iter().map(|place| {
+            let (name, folder) = (config.name.clone(), config.model.clone());
+            let load: Load = Box::new(move || {
+                // On the thread that computes, because a GPU's work is ordered by thread.
+                let device = place.open().map_err(|error| error.to_string())?;
+                let embedder = ClipEmbedder::load(&folder, LoadOptions { name, dtype, device })
+                    .map_err(|error| format!("model {}: {error}", folder.display()))?;
+                Ok(Box::new(embedder))
+            });
+            (place.to_string(), load)
+        });
+        let loads = loads.collect();
+        Self::start(config, loads).await
     }
 
-    /// As [`App::build`], with a model that is loaded already; `model`, `precision` and `place` of the settings are not used.
+    /// As [`App::build`], with a model that is loaded already; `model`, `precision` and `places` of the settings are not
+    /// used.
     ///
     /// # Errors
     /// As [`App::build`].
     pub async fn with_engine(config: Config, embedder: Box<dyn Embedder>) -> Result<Self, Failure> {
-        Self::start(config, move || Ok(embedder)).await
+        Self::with_replicas(config, vec![embedder]).await
     }
 
-    async fn start(
-        config: Config,
-        load: impl FnOnce() -> Result<Box<dyn Embedder>, String> + Send + 'static,
-    ) -> Result<Self, Failure> {
+    /// As [`App::with_engine`], with several copies of the model, at least one, that share the work.
+    ///
+    /// # Errors
+    /// As [`App::build`].
+    pub async fn with_replicas(config: Config, embedders: Vec<Box<dyn Embedder>>) -> Result<Self, Failure> {
+        let loads = embedders.into_iter().enumerate().map(|(index, embedder)| {
+            let load: Load = Box::new(move || Ok(embedder));
+            (index.to_string(), load)
+        });
+        let loads = loads.collect();
+        Self::start(config, loads).await
+    }
+
+    async fn start(config: Config, loads: Vec<(String, Load)>) -> Result<Self, Failure> {
         config.validate()?;
         let server = Server::bind(Role::Embedding, &config.role).await?;
-        let info = Arc::new(OnceLock::new());
-        let loaded = info.clone();
-        let worker = Worker::spawn(config.worker(), &server.health(), move || {
-            let embedder = load()?;
-            let _ = loaded.set(embedder.info().clone());
-            Engine::warm(embedder).map_err(|error| error.to_string())
-        })
-        .map_err(|cause| Failure::Failed(format!("a thread cannot start: {cause}")))?;
+        let model = Arc::new(OnceLock::new());
+        let budget = config.batch_tokens;
+        let loads = loads.into_iter().map(|(place, load)| {
+            let model = model.clone();
+            let warm = move || {
+                let embedder = load()?;
+                // Copies of one model are alike; the first to be loaded speaks for all.
+                model.get_or_init(|| Loaded {
+                    info: embedder.info().clone(),
+                    preprocessor: embedder.preprocessor(),
+                });
+                Engine::warm(embedder, budget).map_err(|error| error.to_string())
+            };
+            (place, warm)
+        });
+        let workers = Replicas::spawn(&config.worker(), &server.health(), loads.collect())
+            .map_err(|cause| Failure::Failed(format!("a thread cannot start: {cause}")))?;
         let decoder = ImageDecoder::new(config.images, config.decoded_mib);
-        Ok(Self { server, service: Service { worker, decoder, info } })
+        let service = Service { workers, decoder, texts: CpuWork::default(), model, budget };
+        Ok(Self { server, service })
     }
 
     /// Where the API listens.
@@ -87,12 +120,12 @@ impl App {
     /// # Errors
     /// [`Failure::BadInput`] where the model cannot be loaded, [`Failure::Failed`] where the drain limit cut calls off.
     pub async fn run(self, stop: Stop) -> Result<(), Failure> {
-        let worker = self.service.worker.clone();
+        let workers = self.service.workers.clone();
         let grpc = EmbeddingServiceServer::new(self.service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let cannot_load = async {
-            match worker.loaded().await {
+            match workers.loaded().await {
                 Ok(()) => std::future::pending().await,
                 Err(reason) => reason,
             }
@@ -102,4 +135,29 @@ impl App {
             reason = cannot_load => Err(Failure::BadInput(reason)),
         }
     }
+}
+
+/// Sees whether the model fits every GPU before any port is opened.
+fn require_room(config: &Config, dtype: DType) -> Result<(), Failure> {
+    if config.places.first() == Place::Cpu {
+        return Ok(());
+    }
+    let values = thicket_clip::stored_values(&config.model)
+        .map_err(|error| Failure::BadInput(format!("model {}: {error}", config.model.display())))?;
+    let weights = values.saturating_mul(dtype.size_in_bytes() as u64);
+    let need = Need { weights, caches: 0, work: ACTIVATION_RESERVE };
+    let gpus =
+        config.places.check(dtype, &need, &Driver).map_err(|error| Failure::BadInput(error.to_string()))?;
+    for (place, gpu) in gpus {
+        tracing::info!(
+            device = %place,
+            gpu = gpu.name,
+            capability = %gpu.capability,
+            free_bytes = gpu.free,
+            needed_bytes = need.total(),
+            dtype = dtype.as_str(),
+            "device has room for the model"
+        );
+    }
+    Ok(())
 }

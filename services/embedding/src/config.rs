@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thicket_device::{ComputeArgs, Place, Precision};
+use thicket_device::{ComputeArgs, Places, Precision};
 use thicket_imaging::Limits;
 use thicket_runtime::{
     DEFAULT_DECODED_MIB, DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Failure, Role, RoleArgs, RoleConfig,
@@ -9,8 +9,9 @@ use thicket_runtime::{
 };
 use thicket_telemetry::TelemetryArgs;
 
-/// Texts or images embedded together at most where nothing else is said.
-pub const DEFAULT_MAX_BATCH: usize = 32;
+/// Tokens of a forward pass at most where nothing else is said: 21 images of 384 by 128 pixels in patches of 16, or 53
+/// texts of 77 tokens.
+pub const DEFAULT_BATCH_TOKENS: usize = 4096;
 
 /// Command line of `thicket-embedding`; every flag is also an environment variable.
 #[derive(Debug, Clone, clap::Parser)]
@@ -45,12 +46,12 @@ pub struct EmbeddingArgs {
     /// Name the model is served under; its folder's unless given
     #[arg(long, env = "THICKET_EMBEDDING_NAME", value_name = "NAME")]
     pub embedding_name: Option<String>,
-    /// Calls for texts and single images that may wait for the model; more are refused
+    /// Calls for texts and single images that may wait for each copy of the model; more are refused
     #[arg(long, env = "THICKET_EMBEDDING_QUEUE", value_name = "N", default_value_t = DEFAULT_QUEUE_LIMIT)]
     pub embedding_queue: usize,
-    /// Texts or images embedded together at most
-    #[arg(long, env = "THICKET_EMBEDDING_BATCH", value_name = "N", default_value_t = DEFAULT_MAX_BATCH)]
-    pub embedding_batch: usize,
+    /// Tokens of a forward pass at most: words of texts with their padding, or patches of images
+    #[arg(long, env = "THICKET_EMBEDDING_BATCH_TOKENS", value_name = "N", default_value_t = DEFAULT_BATCH_TOKENS)]
+    pub embedding_batch_tokens: usize,
     /// How long the first of a batch waits for others [default: 2ms]
     #[arg(long, env = "THICKET_EMBEDDING_BATCH_DELAY", value_name = "TIME", value_parser = parse_duration)]
     pub embedding_batch_delay: Option<Duration>,
@@ -65,9 +66,9 @@ impl Args {
             name: embedding.embedding_name.clone().unwrap_or_else(|| folder_name(&embedding.embedding_model)),
             model: embedding.embedding_model.clone(),
             precision: self.compute.dtype,
-            place: self.compute.device,
+            places: self.compute.device.clone(),
             queue_limit: embedding.embedding_queue,
-            max_batch: embedding.embedding_batch,
+            batch_tokens: embedding.embedding_batch_tokens,
             max_delay: embedding.embedding_batch_delay.unwrap_or(DEFAULT_MAX_DELAY),
             images: Limits::default(),
             decoded_mib: DEFAULT_DECODED_MIB,
@@ -84,21 +85,21 @@ pub struct Config {
     pub model: PathBuf,
     /// Name the model is served under.
     pub name: String,
-    /// Type of weights and arithmetic. Default: f32.
+    /// Type of weights and arithmetic. Default: f32 on the CPU, bf16 on a GPU.
     pub precision: Precision,
-    /// Where the model computes. Default: the CPU.
-    pub place: Place,
-    /// Jobs that may wait for the model (a call for texts is one, every image is one), at least 1. Default:
-    /// [`DEFAULT_QUEUE_LIMIT`].
+    /// Where the model computes, with a copy of it on each device. Default: the CPU.
+    pub places: Places,
+    /// Jobs that may wait for each copy of the model, at least 1. Every image is one; a call for texts is one for every
+    /// [`Self::batch_tokens`] that it has. Default: [`DEFAULT_QUEUE_LIMIT`].
     pub queue_limit: usize,
-    /// Texts or images embedded together at most, at least 1; the texts of one call are never split. Default:
-    /// [`DEFAULT_MAX_BATCH`].
-    pub max_batch: usize,
+    /// Tokens of a forward pass at most, padding included, at least 1; one text or image may have more. Default:
+    /// [`DEFAULT_BATCH_TOKENS`].
+    pub batch_tokens: usize,
     /// How long the first of a batch waits for others. Default: [`DEFAULT_MAX_DELAY`].
     pub max_delay: Duration,
     /// Bounds on an image.
     pub images: Limits,
-    /// Memory that decoded images may take, in MiB, at least 1. Default: [`DEFAULT_DECODED_MIB`].
+    /// Memory that images prepared for the model may take, in MiB, at least 1. Default: [`DEFAULT_DECODED_MIB`].
     pub decoded_mib: usize,
 }
 
@@ -110,10 +111,10 @@ impl Config {
             role: RoleConfig::in_process(),
             name: folder_name(&model),
             model,
-            precision: Precision::F32,
-            place: Place::Cpu,
+            precision: Precision::Auto,
+            places: Places::default(),
             queue_limit: DEFAULT_QUEUE_LIMIT,
-            max_batch: DEFAULT_MAX_BATCH,
+            batch_tokens: DEFAULT_BATCH_TOKENS,
             max_delay: DEFAULT_MAX_DELAY,
             images: Limits::default(),
             decoded_mib: DEFAULT_DECODED_MIB,
@@ -125,7 +126,9 @@ impl Config {
     /// # Errors
     /// [`Failure::BadInput`] with the setting and the actual value.
     pub fn validate(&self) -> Result<(), Failure> {
-        for (setting, value) in [("embedding-queue", self.queue_limit), ("embedding-batch", self.max_batch)] {
+        for (setting, value) in
+            [("embedding-queue", self.queue_limit), ("embedding-batch-tokens", self.batch_tokens)]
+        {
             if value == 0 {
                 return Err(Failure::BadInput(format!("{setting}: at least 1, got 0")));
             }
@@ -137,7 +140,7 @@ impl Config {
         WorkerOptions {
             name: "embedding-model",
             queue_limit: self.queue_limit,
-            max_batch: self.max_batch,
+            max_batch: self.batch_tokens,
             max_delay: self.max_delay,
         }
     }
@@ -181,7 +184,7 @@ mod tests {
     fn a_queue_or_a_batch_of_nothing_is_refused() {
         for config in [
             Config { queue_limit: 0, ..Config::in_process("x") },
-            Config { max_batch: 0, ..Config::in_process("x") },
+            Config { batch_tokens: 0, ..Config::in_process("x") },
         ] {
             assert!(matches!(config.validate(), Err(Failure::BadInput(_))), "{config:?}");
         }

@@ -1,16 +1,18 @@
 use std::time::Instant;
 
-use thicket_engine::{Embedder, EmbedderInfo, EngineError};
+use thicket_engine::{Embedder, EmbedderInfo, EngineError, PreparedImage, PreparedText};
 use thicket_imaging::RgbImage;
-use thicket_runtime::{DecodedImage, Fault, Work};
+use thicket_runtime::{Fault, Held, Work};
 
-/// What the model thread is asked.
+use crate::packing;
+
+/// What the model thread is asked. Everything is prepared: the thread does nothing but forward passes.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// The texts of one call.
-    Texts(Vec<String>),
-    /// One image.
-    Image(DecodedImage),
+    /// Texts of one call.
+    Texts(Vec<PreparedText>),
+    /// One image, and how many tokens the model makes of it.
+    Image { image: Held<PreparedImage>, tokens: usize },
 }
 
 /// One vector a text, or the one of the image.
@@ -19,12 +21,14 @@ pub(crate) type Vectors = Vec<Vec<f32>>;
 /// The model, as the work of one thread.
 pub(crate) struct Engine {
     embedder: Box<dyn Embedder>,
+    /// Most tokens of a pass.
+    budget: usize,
 }
 
 impl Engine {
     /// Takes the model and runs one text and one image through it, so that the first call finds it warm and a model that
     /// cannot compute is never put in service.
-    pub(crate) fn warm(mut embedder: Box<dyn Embedder>) -> Result<Self, EngineError> {
+    pub(crate) fn warm(mut embedder: Box<dyn Embedder>, budget: usize) -> Result<Self, EngineError> {
         let started = Instant::now();
         let info = embedder.info().clone();
         let (height, width) = info.image_size;
@@ -40,48 +44,57 @@ impl Engine {
             seconds = started.elapsed().as_secs_f64(),
             "model is warm"
         );
-        Ok(Self { embedder })
+        Ok(Self { embedder, budget })
     }
 
-    fn texts(&mut self, jobs: Vec<Vec<String>>) -> Vec<Result<Vectors, Fault>> {
-        let all = jobs.concat();
-        match self.embed(all.len(), |embedder| embedder.embed_texts(&all)) {
-            Ok(vectors) => {
-                let mut vectors = vectors.into_iter();
-                jobs.iter().map(|texts| Ok(vectors.by_ref().take(texts.len()).collect())).collect()
+    /// Texts of all jobs, those of like length in one pass. What goes wrong concerns the jobs that it happens to alone.
+    fn texts(&mut self, jobs: Vec<Vec<PreparedText>>) -> Vec<Result<Vectors, Fault>> {
+        let counts: Vec<usize> = jobs.iter().map(Vec::len).collect();
+        let mut texts: Vec<Option<PreparedText>> = jobs.into_iter().flatten().map(Some).collect();
+        let lengths: Vec<usize> = texts.iter().flatten().map(|text| text.ids.len()).collect();
+        let mut results = vec![None; texts.len()];
+        for pass in packing::passes(&lengths, self.budget) {
+            let together: Vec<PreparedText> = pass.iter().filter_map(|&place| texts[place].take()).collect();
+            let embedded = self.embed(pass.len(), |embedder| embedder.embed_prepared_texts(&together));
+            for (place, result) in pass.into_iter().zip(embedded) {
+                results[place] = Some(result);
             }
-            // One bad text fails its own call, not its neighbours'.
-            Err(EngineError::InvalidInput { .. }) if jobs.len() > 1 => {
-                jobs.into_iter().flat_map(|texts| self.texts(vec![texts])).collect()
-            }
-            Err(error) => all_failed(jobs.len(), error),
         }
+        let mut results = results.into_iter().map(|result| result.unwrap_or_else(|| Err(unanswered())));
+        counts.into_iter().map(|count| results.by_ref().take(count).collect()).collect()
     }
 
-    fn images(&mut self, images: Vec<RgbImage>) -> Vec<Result<Vectors, Fault>> {
-        match self.embed(images.len(), |embedder| embedder.embed_images(&images)) {
-            Ok(vectors) => vectors.into_iter().map(|vector| Ok(vec![vector])).collect(),
-            Err(EngineError::InvalidInput { .. }) if images.len() > 1 => {
-                images.into_iter().flat_map(|image| self.images(vec![image])).collect()
-            }
-            Err(error) => all_failed(images.len(), error),
-        }
+    fn images(&mut self, images: &[PreparedImage]) -> Vec<Result<Vectors, Fault>> {
+        let embedded = self.embed(images.len(), |embedder| embedder.embed_prepared_images(images));
+        embedded.into_iter().map(|result| Ok(vec![result?])).collect()
     }
 
+    /// Runs a pass and checks each of its vectors.
     fn embed(
         &mut self,
         count: usize,
         run: impl FnOnce(&mut dyn Embedder) -> Result<Vectors, EngineError>,
-    ) -> Result<Vectors, EngineError> {
-        let vectors = run(self.embedder.as_mut())?;
-        if vectors.len() != count {
-            let reason = format!("{} vectors for {count} inputs", vectors.len());
-            return Err(EngineError::internal("embedding", reason));
+    ) -> Vec<Result<Vec<f32>, Fault>> {
+        let vectors = run(self.embedder.as_mut()).and_then(|vectors| {
+            let reason = || format!("{} vectors for {count} inputs", vectors.len());
+            if vectors.len() == count {
+                Ok(vectors)
+            } else {
+                Err(EngineError::internal("embedding", reason()))
+            }
+        });
+        match vectors {
+            Ok(vectors) => {
+                let info = self.embedder.info();
+                vectors.into_iter().map(|vector| Ok(check(info, &vector).map(|()| vector)?)).collect()
+            }
+            Err(error) => vec![Err(Fault::from(error)); count],
         }
-        let info = self.embedder.info();
-        vectors.iter().try_for_each(|vector| check(info, vector))?;
-        Ok(vectors)
     }
+}
+
+fn unanswered() -> Fault {
+    Fault::internal("a text was left out of every pass")
 }
 
 fn check(info: &EmbedderInfo, vector: &[f32]) -> Result<(), EngineError> {
@@ -95,19 +108,15 @@ fn check(info: &EmbedderInfo, vector: &[f32]) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn all_failed(jobs: usize, error: EngineError) -> Vec<Result<Vectors, Fault>> {
-    let fault = Fault::from(error);
-    vec![Err(fault); jobs]
-}
-
 impl Work for Engine {
     type Job = Job;
     type Output = Vectors;
 
+    /// In tokens, padding left aside: the passes of a batch keep it small.
     fn weight(job: &Job) -> usize {
         match job {
-            Job::Texts(texts) => texts.len(),
-            Job::Image(_) => 1,
+            Job::Texts(texts) => texts.iter().map(|text| text.ids.len()).sum(),
+            Job::Image { tokens, .. } => *tokens,
         }
     }
 
@@ -122,7 +131,7 @@ impl Work for Engine {
         for job in jobs {
             match job {
                 Job::Texts(job) => texts.push(job),
-                Job::Image(image) => {
+                Job::Image { image, .. } => {
                     let (image, place) = image.into_parts();
                     images.push(image);
                     memory.push(place);
@@ -130,6 +139,6 @@ impl Work for Engine {
             }
         }
         // Jobs of one batch are of one kind, so one of the two is empty.
-        if images.is_empty() { self.texts(texts) } else { self.images(images) }
+        if images.is_empty() { self.texts(texts) } else { self.images(&images) }
     }
 }

@@ -1,6 +1,7 @@
 //! The embedding role: texts and pedestrian images to unit vectors of one space.
 //!
-//! One thread owns the model; calls queue for it and are batched. The program and the all-in-one process run the same
+//! Texts are tokenised, and images decoded and resized, on threads of their own. One thread a device owns a copy of the
+//! model; what is prepared queues for it and is batched by tokens. The program and the all-in-one process run the same
 //! [`App`]:
 //!
 //! ```no_run
@@ -16,8 +17,9 @@
 mod app;
 mod config;
 mod engine;
+pub mod packing;
 mod rpc;
 
 pub use app::App;
-pub use config::{Args, Config, DEFAULT_MAX_BATCH, EmbeddingArgs};
+pub use config::{Args, Config, DEFAULT_BATCH_TOKENS, EmbeddingArgs};
 pub use rpc::{MAX_IMAGES, MAX_TEXTS};

@@ -1,20 +1,24 @@
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::future::try_join_all;
 use opentelemetry::KeyValue;
-use thicket_engine::{EmbedderInfo, Similarity as EngineSimilarity};
+use thicket_engine::{EmbedderInfo, EngineError, PreparedText, Preprocessor, Similarity as EngineSimilarity};
+use thicket_imaging::RgbImage;
 use thicket_proto::v1::embed_image_result::Result as ImageResult;
 use thicket_proto::v1::embedding_service_server::EmbeddingService;
 use thicket_proto::v1::{
     EmbedImageRequest, EmbedImageResponse, EmbedImageResult, EmbedTextRequest, EmbedTextResponse,
     EmbeddingModel, GetModelRequest, GetModelResponse, Similarity, Vector,
 };
-use thicket_runtime::{Call, Fault, ImageDecoder, Right, Worker, check_text};
+use thicket_runtime::{Call, CpuWork, Fault, ImageDecoder, Replicas, Right, check_text};
 use thicket_telemetry::{code_name, instruments, names};
 use tonic::{Request, Response, Status};
 
 use crate::engine::{Engine, Job, Vectors};
+use crate::packing;
 
 /// Most texts of one call.
 pub const MAX_TEXTS: usize = 256;
@@ -24,10 +28,26 @@ pub const MAX_IMAGES: usize = 64;
 /// The handlers of the embedding service.
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
-    pub(crate) worker: Worker<Engine>,
+    pub(crate) workers: Replicas<Engine>,
     pub(crate) decoder: ImageDecoder,
-    /// Set by the model thread once the model is loaded.
-    pub(crate) info: Arc<OnceLock<EmbedderInfo>>,
+    /// Where texts are tokenised. Apart from the images' decoding, so that texts that take long hold no image up.
+    pub(crate) texts: CpuWork,
+    /// Set by the first model thread whose model is loaded.
+    pub(crate) model: Arc<OnceLock<Loaded>>,
+    /// Most tokens of a forward pass.
+    pub(crate) budget: usize,
+}
+
+/// What the handlers know of the model.
+pub(crate) struct Loaded {
+    pub(crate) info: EmbedderInfo,
+    pub(crate) preprocessor: Arc<dyn Preprocessor>,
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("info", &self.info).finish_non_exhaustive()
+    }
 }
 
 #[tonic::async_trait]
@@ -51,7 +71,7 @@ impl EmbeddingService for Service {
         for (index, text) in texts.iter().enumerate() {
             check_text(format!("texts[{index}]"), text)?;
         }
-        let vectors = self.recorded(self.submit(Job::Texts(texts), &call)).await?;
+        let vectors = self.recorded(self.embed_texts(texts, &call)).await?;
         Ok(Response::new(EmbedTextResponse {
             vectors: vectors.into_iter().map(|values| Vector { values }).collect(),
             model_fingerprint: self.info()?.fingerprint.clone(),
@@ -70,11 +90,7 @@ impl EmbeddingService for Service {
             let call = &call;
             async move {
                 let field = format!("images[{index}]");
-                let embedded = match self.decoder.decode(field, bytes).await {
-                    Ok(image) => self.submit(Job::Image(image), call).await,
-                    Err(fault) => Err(fault),
-                };
-                match embedded {
+                match self.embed_image(field, bytes, call).await {
                     Ok(mut vectors) => {
                         Ok(ImageResult::Vector(Vector { values: vectors.pop().unwrap_or_default() }))
                     }
@@ -95,14 +111,59 @@ impl EmbeddingService for Service {
 }
 
 impl Service {
-    fn info(&self) -> Result<&EmbedderInfo, Fault> {
+    fn loaded(&self) -> Result<&Loaded, Fault> {
         let starting =
             || Fault::unavailable("STARTING", "the model is still loading", Duration::from_secs(1));
-        self.info.get().ok_or_else(starting)
+        self.model.get().ok_or_else(starting)
+    }
+
+    fn info(&self) -> Result<&EmbedderInfo, Fault> {
+        Ok(&self.loaded()?.info)
+    }
+
+    /// Tokenises the texts of a call, has them embedded in as many jobs as their length asks for, and puts the vectors in
+    /// the order of the texts.
+    async fn embed_texts(&self, texts: Vec<String>, call: &Call) -> Result<Vectors, Fault> {
+        let preprocessor = &self.loaded()?.preprocessor;
+        let prepared = texts.into_iter().enumerate().map(|(index, text)| async move {
+            let preprocessor = preprocessor.clone();
+            let prepared = self.texts.run(move || preprocessor.text(&text)).await?;
+            prepared.map_err(|error| match error {
+                EngineError::InvalidInput { reason, .. } => {
+                    Fault::invalid(format!("texts[{index}]"), "INVALID_INPUT", reason)
+                }
+                error => error.into(),
+            })
+        });
+        let mut prepared: Vec<Option<PreparedText>> =
+            try_join_all(prepared).await?.into_iter().map(Some).collect();
+        let lengths: Vec<usize> = prepared.iter().flatten().map(|text| text.ids.len()).collect();
+        let jobs = packing::jobs(&lengths, self.budget);
+        let answers = jobs.iter().map(|places| {
+            let texts = places.iter().filter_map(|&place| prepared[place].take()).collect();
+            self.submit(Job::Texts(texts), call)
+        });
+        let answers = try_join_all(answers).await?;
+        let mut vectors = vec![Vec::new(); lengths.len()];
+        for (place, vector) in jobs.into_iter().flatten().zip(answers.into_iter().flatten()) {
+            vectors[place] = vector;
+        }
+        Ok(vectors)
+    }
+
+    /// Decodes, resizes and normalises an image, and has what is left of it embedded.
+    async fn embed_image(&self, field: String, bytes: Bytes, call: &Call) -> Result<Vectors, Fault> {
+        let Loaded { info, preprocessor } = self.loaded()?;
+        let (preprocessor, tokens) = (preprocessor.clone(), info.image_tokens);
+        let (height, width) = info.image_size;
+        let size = 3 * height as usize * width as usize * size_of::<f32>();
+        let prepare = move |image: &RgbImage| preprocessor.image(image);
+        let image = self.decoder.decode_into(field, bytes, size, prepare).await?;
+        self.submit(Job::Image { image, tokens }, call).await
     }
 
     async fn submit(&self, job: Job, call: &Call) -> Result<Vectors, Fault> {
-        Ok(self.worker.submit(job, call.deadline()).await?.output)
+        Ok(self.workers.submit(job, call.deadline()).await?.output)
     }
 
     /// Records how long a request to the model took.
@@ -111,7 +172,7 @@ impl Service {
         let result = work.await;
         let mut attributes =
             vec![KeyValue::new(names::OPERATION, "embeddings"), KeyValue::new(names::PROVIDER, "thicket")];
-        if let Some(info) = self.info.get() {
+        if let Some(Loaded { info, .. }) = self.model.get() {
             attributes.push(KeyValue::new(names::MODEL, info.name.clone()));
         }
         if let Err(fault) = &result {

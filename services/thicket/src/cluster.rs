@@ -148,11 +148,11 @@ impl Backends {
 
         let mut embedding = thicket_embedding::Config::in_process(models.embedding);
         embedding.role = role.clone();
-        (embedding.precision, embedding.place) = (compute.dtype, compute.device);
+        (embedding.precision, embedding.places) = (compute.dtype, compute.device.clone());
         let mut answer = thicket_answer::Config::in_process(models.answer);
         answer.loading = models.loading;
         answer.role = RoleConfig { listen: answer_listen, ..role.clone() };
-        (answer.precision, answer.place) = (compute.dtype, compute.device);
+        (answer.precision, answer.places) = (compute.dtype, compute.device);
         let mut store = thicket_gallery::Config::in_process(data.join("gallery"));
         store.role = RoleConfig { listen: gallery, ..role };
         let (embedding, gallery, answer) = tokio::try_join!(

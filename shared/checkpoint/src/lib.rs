@@ -9,6 +9,7 @@ mod error;
 mod pickle;
 mod shard;
 mod source;
+mod survey;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 
 pub use error::CheckpointError;
 use source::Source;
+pub use survey::{Surveyed, survey, survey_pth};
 
 /// The named tensors of one model on disk.
 #[derive(Debug)]

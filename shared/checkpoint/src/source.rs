@@ -64,6 +64,12 @@ struct ShardIndex {
 }
 
 pub(crate) fn open_safetensors(dir: &Path) -> std::result::Result<Opened, CheckpointError> {
+    let (shards, files) = open_shards(dir)?;
+    Ok((Source::Safetensors(shards), digest(&files)?))
+}
+
+/// The weight files of a folder, and where they are.
+pub(crate) fn open_shards(dir: &Path) -> std::result::Result<(Shards, Vec<PathBuf>), CheckpointError> {
     let index_path = dir.join(SHARD_INDEX);
     let index = if is_file(&index_path)? { Some(read_index(&index_path)?) } else { None };
     let files = match &index {
@@ -82,7 +88,7 @@ pub(crate) fn open_safetensors(dir: &Path) -> std::result::Result<Opened, Checkp
             file: file.clone(),
         });
     }
-    Ok((Source::Safetensors(shards), digest(&files)?))
+    Ok((shards, files))
 }
 
 pub(crate) fn open_file(path: &Path) -> std::result::Result<Opened, CheckpointError> {
@@ -92,6 +98,13 @@ pub(crate) fn open_file(path: &Path) -> std::result::Result<Opened, CheckpointEr
 }
 
 pub(crate) fn open_pth(path: &Path, top_key: Option<&str>) -> std::result::Result<Opened, CheckpointError> {
+    Ok((Source::Pickle(open_archive(path, top_key)?), digest(&[path.to_path_buf()])?))
+}
+
+pub(crate) fn open_archive(
+    path: &Path,
+    top_key: Option<&str>,
+) -> std::result::Result<PthTensors, CheckpointError> {
     require_file(path)?;
     pickle::inspect(path)?;
     let archive = PthTensors::new(path, top_key)
@@ -103,7 +116,7 @@ pub(crate) fn open_pth(path: &Path, top_key: Option<&str>) -> std::result::Resul
         };
         return Err(CheckpointError::Damaged { path: path.to_path_buf(), reason });
     }
-    Ok((Source::Pickle(archive), digest(&[path.to_path_buf()])?))
+    Ok(archive)
 }
 
 fn require_file(path: &Path) -> std::result::Result<(), CheckpointError> {

@@ -1,13 +1,14 @@
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
-use image::RgbImage;
 use thicket_checkpoint::{Checkpoint, CheckpointError};
-use thicket_engine::{Embedder, EmbedderInfo, EngineError, Similarity};
+use thicket_engine::{
+    Embedder, EmbedderInfo, EngineError, PreparedImage, PreparedText, Preprocessor, Similarity,
+};
 
 use crate::{
     ClipError, ClipTokenizer, Config, RunOptions, TwoTower, encoder::TextEncoder, error::first_line,
-    folder::Layout, hugging_face, names, preprocessing::Preprocessing,
+    folder::Layout, hugging_face, inputs::Inputs, names, preprocessing::Preprocessing,
 };
 
 /// Texts in one forward pass.
@@ -44,8 +45,7 @@ impl LoadOptions {
 pub struct ClipEmbedder {
     info: EmbedderInfo,
     model: TwoTower,
-    text: TextEncoder,
-    preprocessing: Preprocessing,
+    inputs: Arc<Inputs>,
     device: Device,
 }
 
@@ -89,8 +89,10 @@ impl ClipEmbedder {
             },
             image_size: (config.image_size.0 as u32, config.image_size.1 as u32),
             text_length: config.text_length,
+            image_tokens: config.image_tokens(),
         };
-        Ok(Self { info, model, text, preprocessing, device: options.device })
+        let inputs = Arc::new(Inputs::new(text, preprocessing, config.text_length));
+        Ok(Self { info, model, inputs, device: options.device })
     }
 
     fn read_run(dir: &Path, options: &LoadOptions) -> Result<Parts, ClipError> {
@@ -136,29 +138,32 @@ impl ClipEmbedder {
     /// # Errors
     /// [`EngineError::InvalidInput`] for a text without a word.
     pub fn text_ids(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        self.row(text)?.ok_or_else(|| EngineError::invalid("text", "it holds no word"))
+        let mut ids = self.inputs.text(text)?.ids;
+        ids.resize(self.info.text_length, 0);
+        Ok(ids)
     }
 
     /// The network's input for an image: CLIP-normalised pixels, f32 `[3, height, width]` in this order.
     #[must_use]
-    pub fn pixels(&self, image: &RgbImage) -> Vec<f32> {
-        self.preprocessing.pixels(image)
+    pub fn pixels(&self, image: &image::RgbImage) -> Vec<f32> {
+        self.inputs.image(image).pixels
     }
 
-    fn row(&self, text: &str) -> Result<Option<Vec<u32>>, EngineError> {
-        self.text.row(text, self.info.text_length).map_err(|reason| EngineError::invalid("text", reason))
-    }
-
-    fn embed_text_chunk(&self, ids: &[&[u32]]) -> candle_core::Result<Vec<Vec<f32>>> {
-        let flat: Vec<u32> = ids.concat();
-        let ids = Tensor::from_vec(flat, (ids.len(), self.info.text_length), &self.device)?;
+    fn embed_text_chunk(&self, texts: &[&PreparedText]) -> candle_core::Result<Vec<Vec<f32>>> {
+        let length = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+        let mut flat = Vec::with_capacity(texts.len() * length);
+        for text in texts {
+            flat.extend_from_slice(&text.ids);
+            flat.resize(flat.len() + length - text.ids.len(), 0);
+        }
+        let ids = Tensor::from_vec(flat, (texts.len(), length), &self.device)?;
         let features = self.model.encode_text(&ids)?;
         stored_vectors(&features.bge, features.tse.as_ref())
     }
 
-    fn embed_image_chunk(&self, images: &[RgbImage]) -> candle_core::Result<Vec<Vec<f32>>> {
+    fn embed_image_chunk(&self, images: &[PreparedImage]) -> candle_core::Result<Vec<Vec<f32>>> {
         let (height, width) = self.info.image_size;
-        let pixels: Vec<f32> = images.iter().flat_map(|image| self.pixels(image)).collect();
+        let pixels: Vec<f32> = images.iter().flat_map(|image| &image.pixels).copied().collect();
         let shape = (images.len(), 3, height as usize, width as usize);
         let features = self.model.encode_image(&Tensor::from_vec(pixels, shape, &self.device)?)?;
         stored_vectors(&features.bge, features.tse.as_ref())
@@ -170,22 +175,19 @@ impl Embedder for ClipEmbedder {
         &self.info
     }
 
-    fn embed_texts(&mut self, texts: &[String]) -> Result<Vec<Vec<f32>>, EngineError> {
-        let mut encoded = Vec::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
-            let row = self.row(text)?;
-            encoded.push(
-                row.ok_or_else(|| EngineError::invalid("text", format!("text {index} holds no word")))?,
-            );
-        }
+    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
+        self.inputs.clone()
+    }
+
+    fn embed_prepared_texts(&mut self, texts: &[PreparedText]) -> Result<Vec<Vec<f32>>, EngineError> {
         // Texts of like length share a pass, because a pass is as long as its longest text.
-        let mut order: Vec<usize> = (0..encoded.len()).collect();
-        order.sort_by_key(|&index| encoded[index].iter().rposition(|&id| id != 0));
-        let mut vectors = vec![Vec::new(); encoded.len()];
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&index| texts[index].ids.len());
+        let mut vectors = vec![Vec::new(); texts.len()];
         for chunk in order.chunks(TEXT_CHUNK) {
-            let ids: Vec<&[u32]> = chunk.iter().map(|&index| encoded[index].as_slice()).collect();
+            let chosen: Vec<&PreparedText> = chunk.iter().map(|&index| &texts[index]).collect();
             let embedded =
-                self.embed_text_chunk(&ids).map_err(|cause| failed("text forward pass", &cause))?;
+                self.embed_text_chunk(&chosen).map_err(|cause| failed("text forward pass", &cause))?;
             for (&index, vector) in chunk.iter().zip(embedded) {
                 vectors[index] = vector;
             }
@@ -193,7 +195,7 @@ impl Embedder for ClipEmbedder {
         Ok(vectors)
     }
 
-    fn embed_images(&mut self, images: &[RgbImage]) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn embed_prepared_images(&mut self, images: &[PreparedImage]) -> Result<Vec<Vec<f32>>, EngineError> {
         let mut vectors = Vec::with_capacity(images.len());
         for chunk in images.chunks(IMAGE_CHUNK) {
             let embedded =
@@ -202,6 +204,21 @@ impl Embedder for ClipEmbedder {
         }
         Ok(vectors)
     }
+}
+
+/// Values of a checkpoint folder's weights, told from the files' headers.
+///
+/// # Errors
+/// [`ClipError`] where there are no weights or a file is damaged.
+pub fn stored_values(dir: &Path) -> Result<u64, ClipError> {
+    let published = dir.join(PUBLISHED_WEIGHTS);
+    let tensors = match thicket_checkpoint::survey(dir) {
+        Err(CheckpointError::NoWeights { .. }) if published.is_file() => {
+            thicket_checkpoint::survey_pth(&published, Some(PUBLISHED_WEIGHTS_KEY))?
+        }
+        other => other?,
+    };
+    Ok(tensors.iter().map(thicket_checkpoint::Surveyed::values).sum())
 }
 
 fn open(dir: &Path) -> Result<Checkpoint, ClipError> {

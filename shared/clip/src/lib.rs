@@ -18,6 +18,7 @@ mod error;
 mod folder;
 mod html;
 mod hugging_face;
+mod inputs;
 mod names;
 mod options;
 mod preprocessing;
@@ -29,7 +30,7 @@ mod tower;
 mod vision;
 
 pub use config::{Activation, Config, EndMark, TowerConfig, TseConfig};
-pub use embedder::{ClipEmbedder, LoadOptions};
+pub use embedder::{ClipEmbedder, LoadOptions, stored_values};
 pub use error::ClipError;
 pub use options::{OPTIONS_FILE, RunOptions};
 pub use tokenizer::{ClipTokenizer, VOCABULARY_FILE};

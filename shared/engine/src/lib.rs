@@ -9,6 +9,6 @@ mod error;
 mod index;
 
 pub use answerer::{AdapterInfo, Answerer, AnswererInfo, Finish, Generation, Prompt, Sampling, Verdict};
-pub use embedder::{Embedder, EmbedderInfo, Similarity};
+pub use embedder::{Embedder, EmbedderInfo, PreparedImage, PreparedText, Preprocessor, Similarity};
 pub use error::EngineError;
 pub use index::{Hit, VectorIndex};

@@ -6,6 +6,8 @@ use ndarray::{
 };
 use rayon::prelude::*;
 
+#[cfg(feature = "flash-attn")]
+use crate::flash;
 use crate::{
     elementwise::{softmax, softmax_row},
     memory::{is_cpu_f32, values},
@@ -35,6 +37,10 @@ pub enum Mask {
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Mask) -> Result<Tensor> {
     let sizes = Sizes::new(q, k, v, mask)?;
     if !q.device().is_cpu() {
+        #[cfg(feature = "flash-attn")]
+        if q.device().is_cuda() && flash::suits(q.dtype(), sizes.dim, mask) {
+            return flash::attention(q, k, v, scale, mask);
+        }
         return composed(q, k, v, scale, mask, &sizes);
     }
     if !is_cpu_f32(q) {

@@ -6,6 +6,8 @@
 
 mod attention;
 mod elementwise;
+#[cfg(any(test, feature = "flash-attn"))]
+mod flash;
 mod linear;
 mod memory;
 mod normalisation;

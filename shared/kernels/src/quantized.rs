@@ -31,6 +31,13 @@ impl Quantization {
     /// Rows must be a multiple of it long.
     pub const BLOCK: usize = BlockQ8_0::BLCK_SIZE;
 
+    /// Bits of a value in the form that rows of `input` values get, scales included.
+    #[must_use]
+    pub fn bits(self, input: usize) -> f64 {
+        let form = self.form(input);
+        8.0 * form.type_size() as f64 / form.block_size() as f64
+    }
+
     /// How candle calls the form that rows of `input` values get.
     fn form(self, input: usize) -> GgmlDType {
         match self {
@@ -248,6 +255,13 @@ mod tests {
         for input in [512, 480] {
             assert_eq!(of(input, Quantization::Q8) * 8, 3 * input * 17 / 2);
             assert_eq!(of(input, Quantization::Q4) * 8, 3 * input * 9 / 2);
+        }
+    }
+
+    #[test]
+    fn bits_are_those_of_the_blocks() {
+        for input in [512, 480] {
+            assert_eq!((Quantization::Q8.bits(input), Quantization::Q4.bits(input)), (8.5, 4.5));
         }
     }
 

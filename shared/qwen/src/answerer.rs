@@ -19,6 +19,7 @@ use crate::{
     model::{LoadError, QwenModel},
     processor::{ImagePatches, Processor, ProcessorConfig, batch_patches},
     prompt::{PromptEncoder, PromptError},
+    readout,
 };
 
 /// Most patches in one forward pass of the vision tower, unless a single image has more.
@@ -320,8 +321,34 @@ impl QwenAnswerer {
         Ok(Verdict { p_yes, mass: ((yes + no) / total).min(1.0), prompt_tokens })
     }
 
+    /// As [`Self::verdict`] of every row, of which only the words' logits and one sum leave the device.
+    fn judge_on_device(&self, logits: &Tensor, tasks: &[Task]) -> Vec<Result<Verdict, EngineError>> {
+        let words: Vec<u32> = self.yes.iter().chain(&self.no).copied().collect();
+        let rows = match readout::word_logits(logits, &words) {
+            Ok(rows) => rows,
+            Err(cause) => {
+                return tasks.iter().map(|_| Err(EngineError::internal("judging", &cause))).collect();
+            }
+        };
+        let verdict = |(task, row): (&Task, readout::WordLogits)| {
+            if !row.log_sum_exp.is_finite() {
+                return Err(EngineError::internal("judging", "the logits are not numbers"));
+            }
+            let (yes, no) = (row.share(0..self.yes.len()), row.share(self.yes.len()..words.len()));
+            let p_yes = if yes + no > 0.0 { yes / (yes + no) } else { 0.0 };
+            Ok(Verdict { p_yes, mass: (yes + no).min(1.0), prompt_tokens: task.prompt.tokens.len() })
+        };
+        tasks.iter().zip(rows).map(verdict).collect()
+    }
+
     fn judge_chunk(&self, view: &View, tasks: &[Task]) -> Vec<Result<Verdict, EngineError>> {
-        let logits = last_logits(&view.model, tasks).and_then(|logits| logits.to_vec2::<f32>());
+        let logits = last_logits(&view.model, tasks);
+        if let Ok(logits) = &logits
+            && !logits.device().is_cpu()
+        {
+            return self.judge_on_device(logits, tasks);
+        }
+        let logits = logits.and_then(|logits| logits.to_vec2::<f32>());
         match logits {
             Ok(rows) => tasks
                 .iter()

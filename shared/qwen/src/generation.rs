@@ -7,6 +7,7 @@ use crate::{
     language::{LanguageModel, Segment},
     model::QwenModel,
     prompt::EncodedPrompt,
+    readout,
 };
 
 /// Most sequences decoded side by side.
@@ -241,8 +242,9 @@ impl<'a> Decoder<'a> {
 
     /// Appends the chosen token to every sequence and keeps those that go on.
     fn choose(&mut self, sequences: Vec<Active>, logits: &Tensor) {
-        let values = match logits.flatten_all().and_then(|logits| logits.to_vec1::<f32>()) {
-            Ok(values) => values,
+        let mut sequences = sequences;
+        let tokens = match chosen(&mut sequences, logits, self.sampling.temperature == 0.0) {
+            Ok(tokens) => tokens,
             Err(cause) => {
                 self.outcomes.extend(
                     sequences
@@ -252,12 +254,7 @@ impl<'a> Decoder<'a> {
                 return;
             }
         };
-        let vocab = values.len() / sequences.len();
-        for (row, (mut active, values)) in sequences.into_iter().zip(values.chunks_exact(vocab)).enumerate() {
-            let token = logits
-                .get(row)
-                .map_err(|cause| EngineError::internal("decoding", cause))
-                .and_then(|row| active.chooser.choose(&row, values));
+        for (mut active, token) in sequences.into_iter().zip(tokens) {
             let finish = match token {
                 Err(error) => {
                     self.outcomes.push((active.index, Err(error)));
@@ -278,6 +275,25 @@ impl<'a> Decoder<'a> {
             }
         }
     }
+}
+
+/// The next token of each sequence: f32 (sequences, vocab). A GPU reads off greedy tokens itself.
+fn chosen(
+    sequences: &mut [Active],
+    logits: &Tensor,
+    greedy: bool,
+) -> Result<Vec<std::result::Result<u32, EngineError>>> {
+    let not_numbers = || EngineError::internal("decoding", "the logits are not numbers");
+    if greedy && !logits.device().is_cpu() {
+        let tokens = readout::greedy(logits)?.into_iter();
+        return Ok(tokens.map(|token| token.ok_or_else(not_numbers)).collect());
+    }
+    let rows = logits.to_vec2::<f32>()?;
+    let choose = |(row, (active, values)): (usize, (&mut Active, &Vec<f32>))| {
+        let row = logits.get(row).map_err(|cause| EngineError::internal("decoding", cause))?;
+        active.chooser.choose(&row, values)
+    };
+    Ok(sequences.iter_mut().zip(&rows).enumerate().map(choose).collect())
 }
 
 fn decode_step(language: &LanguageModel, active: &mut [Active]) -> Result<Tensor> {

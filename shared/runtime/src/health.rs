@@ -32,6 +32,8 @@ pub enum State {
 #[derive(Debug, Clone)]
 struct Entry {
     name: &'static str,
+    /// Which of several equals the check is of.
+    replica: Option<Arc<str>>,
     probe: Probe,
     failure: Option<String>,
 }
@@ -47,6 +49,8 @@ struct Inner {
 pub struct Health {
     inner: Arc<Mutex<Inner>>,
     changed: watch::Sender<Snapshot>,
+    /// Whose checks are added through this handle.
+    replica: Option<Arc<str>>,
 }
 
 /// What the checks add up to at one moment.
@@ -71,7 +75,14 @@ impl Health {
     pub(crate) fn new() -> Self {
         let inner = Inner::default();
         let changed = watch::Sender::new(inner.snapshot());
-        Self { inner: Arc::new(Mutex::new(inner)), changed }
+        Self { inner: Arc::new(Mutex::new(inner)), changed, replica: None }
+    }
+
+    /// This health for one of several equals that do the same work, such as `cuda:1`. Of live checks of one name that are
+    /// added for replicas, one that passes is enough: the role goes on with fewer of them.
+    #[must_use]
+    pub fn of_replica(&self, replica: impl Into<Arc<str>>) -> Self {
+        Self { replica: Some(replica.into()), ..self.clone() }
     }
 
     /// Adds a check. A start-up or ready check fails until [`Check::pass`] is called; a live check passes.
@@ -82,7 +93,7 @@ impl Health {
         let mut index = 0;
         self.update(|inner| {
             index = inner.checks.len();
-            inner.checks.push(Entry { name, probe, failure });
+            inner.checks.push(Entry { name, replica: self.replica.clone(), probe, failure });
         });
         Check { health: self.clone(), index }
     }
@@ -108,16 +119,16 @@ impl Health {
     }
 
     /// Name and failure of every check that `probe` looks at.
-    pub(crate) fn report(&self, probe: Probe) -> Vec<(&'static str, Option<String>)> {
+    pub(crate) fn report(&self, probe: Probe) -> Vec<(String, Option<String>)> {
         let inner = self.inner.lock();
         let counts = |entry: &&Entry| match probe {
             Probe::Ready => true,
             _ => entry.probe == probe,
         };
-        let mut report: Vec<_> =
-            inner.checks.iter().filter(counts).map(|entry| (entry.name, entry.failure.clone())).collect();
+        let line = |entry: &Entry| (entry.full_name(), entry.failure.clone());
+        let mut report: Vec<_> = inner.checks.iter().filter(counts).map(line).collect();
         if probe == Probe::Ready && inner.stopping.is_some() {
-            report.push(("serving", Some("draining".to_owned())));
+            report.push(("serving".to_owned(), Some("draining".to_owned())));
         }
         report
     }
@@ -134,10 +145,31 @@ impl Health {
     }
 }
 
+impl Entry {
+    fn full_name(&self) -> String {
+        match &self.replica {
+            Some(replica) => format!("{} ({replica})", self.name),
+            None => self.name.to_owned(),
+        }
+    }
+
+    /// Whether another of several equals could do this one's work.
+    fn stands_in_for(&self, other: &Self) -> bool {
+        self.probe == Probe::Live
+            && self.replica.is_some()
+            && other.replica.is_some()
+            && self.failure.is_none()
+            && (self.name, self.probe) == (other.name, other.probe)
+    }
+}
+
 impl Inner {
     fn snapshot(&self) -> Snapshot {
         let passes = |probe| {
-            self.checks.iter().filter(|entry| entry.probe == probe).all(|entry| entry.failure.is_none())
+            let mut of_probe = self.checks.iter().filter(|entry| entry.probe == probe);
+            of_probe.all(|entry| {
+                entry.failure.is_none() || self.checks.iter().any(|other| other.stands_in_for(entry))
+            })
         };
         let state = match self.stopping {
             Some(state) => state,
@@ -187,7 +219,45 @@ mod tests {
         assert!(health.snapshot().live);
         thread.fail("panicked");
         assert_eq!(health.snapshot(), Snapshot { state: State::Serving, live: false, ready: false });
-        assert_eq!(health.report(Probe::Live), vec![("model thread", Some("panicked".to_owned()))]);
+        assert_eq!(
+            health.report(Probe::Live),
+            vec![("model thread".to_owned(), Some("panicked".to_owned()))]
+        );
+    }
+
+    #[test]
+    fn a_role_goes_on_while_one_of_its_replicas_lives_and_names_the_dead() {
+        let health = Health::new();
+        let live = ["cuda:0", "cuda:1"].map(|gpu| health.of_replica(gpu).check("model", Probe::Live));
+        live[1].fail("panicked");
+        assert!(health.snapshot().ready);
+        let report = health.report(Probe::Live);
+        assert_eq!(report[0], ("model (cuda:0)".to_owned(), None));
+        assert_eq!(report[1], ("model (cuda:1)".to_owned(), Some("panicked".to_owned())));
+        live[0].fail("panicked too");
+        assert_eq!(health.snapshot(), Snapshot { state: State::Serving, live: false, ready: false });
+    }
+
+    #[test]
+    fn every_replica_must_have_started() {
+        let health = Health::new();
+        let started = ["cuda:0", "cuda:1"].map(|gpu| health.of_replica(gpu).check("model", Probe::Startup));
+        started[0].pass();
+        assert_eq!(health.snapshot().state, State::Starting);
+        started[1].pass();
+        assert_eq!(health.snapshot().state, State::Serving);
+    }
+
+    #[test]
+    fn a_live_replica_does_not_stand_in_for_other_work() {
+        let health = Health::new();
+        let model = health.of_replica("cuda:0").check("model", Probe::Live);
+        let index = health.check("index", Probe::Live);
+        index.fail("corrupt");
+        assert!(!health.snapshot().live);
+        index.pass();
+        model.fail("panicked");
+        assert!(!health.snapshot().live);
     }
 
     #[test]

@@ -29,49 +29,113 @@ pub fn check_text(field: impl Into<Cow<'static, str>>, text: &str) -> Result<(),
     Ok(())
 }
 
+/// Runs work that takes a processor, as many pieces at a time as there are cores, away from the async threads. Cheap to
+/// clone.
+#[derive(Debug, Clone)]
+pub struct CpuWork {
+    cores: Arc<Semaphore>,
+}
+
+impl Default for CpuWork {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self { cores: Arc::new(Semaphore::new(cores)) }
+    }
+}
+
+impl CpuWork {
+    /// Runs a piece of work when a core is free for it.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] where it panics.
+    ///
+    /// # Cancel safety
+    /// Work that has begun goes on to its end and keeps its core until then.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Fault> {
+        let core = self.cores.clone().acquire_owned().await.map_err(Fault::internal)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(core);
+            result
+        });
+        done.await.map_err(Fault::internal)
+    }
+}
+
+/// What was made of an image, which counts against its decoder's memory until it is dropped.
+#[derive(Debug)]
+pub struct Held<T> {
+    value: T,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl<T> Held<T> {
+    /// Takes the value apart from what holds its memory's place; keep both as long as the value lives.
+    pub fn into_parts(self) -> (T, OwnedSemaphorePermit) {
+        (self.value, self._memory)
+    }
+}
+
+impl<T> Deref for Held<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
 /// Decodes images away from the async threads: as many at a time as there are cores, and no more pixels at a time than the
 /// memory set aside for them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ImageDecoder {
     limits: Limits,
-    cores: Arc<Semaphore>,
+    cpu: CpuWork,
     mebibytes: Arc<Semaphore>,
     budget: usize,
 }
 
 /// A decoded image, which counts against its decoder's memory until it is dropped.
-#[derive(Debug)]
-pub struct DecodedImage {
-    image: RgbImage,
-    _memory: OwnedSemaphorePermit,
-}
-
-impl Deref for DecodedImage {
-    type Target = RgbImage;
-
-    fn deref(&self) -> &RgbImage {
-        &self.image
-    }
-}
-
-impl DecodedImage {
-    /// Takes the image apart from what holds its memory's place; keep both as long as the image lives.
-    pub fn into_parts(self) -> (RgbImage, OwnedSemaphorePermit) {
-        (self.image, self._memory)
-    }
-}
+pub type DecodedImage = Held<RgbImage>;
 
 impl ImageDecoder {
     /// A decoder with `decoded_mib` MiB for pixels.
     pub fn new(limits: Limits, decoded_mib: usize) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let budget = decoded_mib.clamp(1, Semaphore::MAX_PERMITS);
-        Self {
-            limits,
-            cores: Arc::new(Semaphore::new(cores)),
-            mebibytes: Arc::new(Semaphore::new(budget)),
-            budget,
-        }
+        Self { limits, cpu: CpuWork::default(), mebibytes: Arc::new(Semaphore::new(budget)), budget }
+    }
+
+    /// Decodes one image and hands it to `prepare` on the same thread. What is counted is the result, of `bytes` bytes,
+    /// which gets its place first; the picture lives only meanwhile, so that there are no more pictures in memory than
+    /// cores. `field` is the image's path in the request.
+    ///
+    /// # Errors
+    /// [`Fault::InvalidInput`] with a reason that starts with `IMAGE_`.
+    pub async fn decode_into<T: Send + 'static>(
+        &self,
+        field: impl Into<Cow<'static, str>>,
+        encoded: Bytes,
+        bytes: usize,
+        prepare: impl FnOnce(&RgbImage) -> T + Send + 'static,
+    ) -> Result<Held<T>, Fault> {
+        let memory = self.memory(bytes).await?;
+        let limits = self.limits;
+        let prepared = self.cpu.run(move || {
+            // The bytes of the file go first, the picture next.
+            let image = thicket_imaging::decode(&encoded, &limits);
+            drop(encoded);
+            image.map(|image| prepare(&image))
+        });
+        let value = prepared.await?.map_err(|error| bad_image(field, &error))?;
+        Ok(Held { value, _memory: memory })
+    }
+
+    async fn memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Fault> {
+        let mebibytes = bytes.div_ceil(1 << 20).clamp(1, self.budget);
+        let permits = u32::try_from(mebibytes).unwrap_or(u32::MAX);
+        self.mebibytes.clone().acquire_many_owned(permits).await.map_err(Fault::internal)
     }
 
     /// Decodes one image; `field` is its path in the request.
@@ -83,15 +147,13 @@ impl ImageDecoder {
         field: impl Into<Cow<'static, str>>,
         bytes: Bytes,
     ) -> Result<DecodedImage, Fault> {
-        let _core = self.cores.acquire().await.map_err(Fault::internal)?;
+        let _core = self.cpu.cores.acquire().await.map_err(Fault::internal)?;
         let limits = self.limits;
         let decoded = tokio::task::spawn_blocking(move || thicket_imaging::decode(&bytes, &limits)).await;
         let image = decoded.map_err(Fault::internal)?.map_err(|error| bad_image(field, &error))?;
         // The core is kept until there is room, so that decoding does not run ahead of what becomes of the images.
-        let mebibytes = image.as_raw().len().div_ceil(1 << 20).clamp(1, self.budget);
-        let permits = u32::try_from(mebibytes).unwrap_or(u32::MAX);
-        let memory = self.mebibytes.clone().acquire_many_owned(permits).await.map_err(Fault::internal)?;
-        Ok(DecodedImage { image, _memory: memory })
+        let memory = self.memory(image.as_raw().len()).await?;
+        Ok(Held { value: image, _memory: memory })
     }
 }
 

@@ -24,6 +24,7 @@ mod input;
 mod layer;
 mod methods;
 mod queue;
+mod replicas;
 mod role;
 mod server;
 mod shutdown;
@@ -34,7 +35,10 @@ pub use auth::{Caller, Right, TokensError};
 pub use call::{Call, Deadline, MAX_DEADLINE, request_by};
 pub use client::{CONNECT_TIMEOUT, Peer, PeerError};
 pub use health::{Check, Health, Probe, Snapshot, State};
-pub use input::{DEFAULT_DECODED_MIB, DecodedImage, ImageDecoder, MAX_TEXT_BYTES, bad_image, check_text};
+pub use input::{
+    CpuWork, DEFAULT_DECODED_MIB, DecodedImage, Held, ImageDecoder, MAX_TEXT_BYTES, bad_image, check_text,
+};
+pub use replicas::Replicas;
 pub use role::{
     DEFAULT_DRAIN_DELAY, DEFAULT_DRAIN_TIMEOUT, DEFAULT_STREAM_DEADLINE, DEFAULT_UNARY_DEADLINE, Role,
     RoleArgs, RoleConfig, parse_duration,

@@ -50,7 +50,8 @@ impl<T: Waiting> Queue<T> {
     }
 
     /// Takes the oldest wanted item and, in order, everything that joins it within the budget. The oldest always goes,
-    /// however heavy; the others keep their places.
+    /// however heavy; the others keep their places. So younger items may leave before an older one that does not join or
+    /// fit, but an item waits for no more batches than there were items before it.
     pub(crate) fn next_batch(&mut self, budget: usize) -> Vec<T> {
         self.waiting.retain(Waiting::wanted);
         let Some(first) = self.waiting.pop_front() else { return Vec::new() };
@@ -137,6 +138,31 @@ mod tests {
                 left.retain(|item| !batch.contains(item));
             }
             prop_assert!(left.is_empty());
+        }
+
+        #[test]
+        fn an_item_waits_for_no_more_batches_than_items_stood_before_it(
+            items in items(),
+            budget in 1..10_usize,
+        ) {
+            let mut queue = Queue::new(items.len().max(1));
+            let mut order = Vec::new();
+            for item in items {
+                if item.wanted {
+                    order.push(item.id);
+                }
+                prop_assert!(queue.push(item).is_ok());
+            }
+            for batches in 0.. {
+                let batch = queue.next_batch(budget);
+                if batch.is_empty() {
+                    break;
+                }
+                for item in batch {
+                    let before = order.iter().position(|&id| id == item.id);
+                    prop_assert!(before.is_some_and(|before| batches <= before));
+                }
+            }
         }
     }
 

@@ -191,6 +191,11 @@ impl<W: Work> Worker<W> {
         }
     }
 
+    /// Whether the engine takes jobs: false from its panic on, and after a failed load.
+    pub(crate) fn is_working(&self) -> bool {
+        self.owner.0.inner.lock().stage == Stage::Working
+    }
+
     /// Has a job done.
     ///
     /// # Errors
@@ -212,7 +217,7 @@ impl<W: Work> Worker<W> {
     }
 }
 
-fn lost() -> Fault {
+pub(crate) fn lost() -> Fault {
     Fault::unavailable("ENGINE_LOST", "the engine of this replica is lost", Duration::ZERO)
 }
 
@@ -275,11 +280,12 @@ impl<W: Work> Shared<W> {
                     let reason = panic_text(&*panic);
                     // An engine that panicked may be in any state: it is not used again.
                     live.fail(reason.clone());
+                    // Before anybody hears of it, so that whoever does finds the engine lost.
+                    self.end(Stage::Dead);
                     let fault = Fault::internal(format_args!("engine {}: {reason}", self.options.name));
                     for (reply, _) in replies {
                         let _ = reply.send(Err(fault.clone()));
                     }
-                    self.end(Stage::Dead);
                     return;
                 }
             };

@@ -1,6 +1,7 @@
 //! The answer service over real gRPC.
 
 mod adapters;
+mod replicas;
 mod support;
 
 use std::time::Duration;

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
-use thicket_device::ComputeArgs;
+use thicket_device::{ComputeArgs, Place};
 use thicket_engine::{Answerer, EngineError, Prompt, Sampling};
 use thicket_qwen::{LoadOptions, Quantization, QwenAnswerer};
 
@@ -64,8 +64,8 @@ pub(super) fn run(args: AskArgs) -> Result<(), Failure> {
         name: model_name(&args.model),
         adapter: args.adapter,
         quantization: args.quantize,
-        dtype: args.compute.dtype.dtype(),
-        device: args.compute.device.open().map_err(Failure::bad_input)?,
+        dtype: args.compute.dtype(),
+        device: args.compute.device.only().and_then(Place::open).map_err(Failure::bad_input)?,
     };
     let mut answerer = QwenAnswerer::load(&args.model, options)
         .map_err(|error| Failure::bad_input(format!("model: {}", console::with_causes(&error))))?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
 use serde::Serialize;
 use thicket_clip::{ClipEmbedder, LoadOptions};
-use thicket_device::ComputeArgs;
+use thicket_device::{ComputeArgs, Place};
 use thicket_engine::{Embedder, EngineError};
 
 use super::engine::{model_name, read_image};
@@ -97,8 +97,8 @@ pub(super) fn run(args: EmbedArgs) -> Result<(), Failure> {
     }
     let options = LoadOptions {
         name: model_name(&args.model),
-        dtype: args.compute.dtype.dtype(),
-        device: args.compute.device.open().map_err(Failure::bad_input)?,
+        dtype: args.compute.dtype(),
+        device: args.compute.device.only().and_then(Place::open).map_err(Failure::bad_input)?,
     };
     let mut embedder = ClipEmbedder::load(&args.model, options)
         .map_err(|error| Failure::bad_input(format!("model: {}", console::with_causes(&error))))?;

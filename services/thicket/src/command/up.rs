@@ -60,7 +60,7 @@ async fn start(args: &UpArgs) -> Result<(Backends, Front), Failure> {
     let tokens = front_role.tokens_file.as_deref().map(OwnToken::add_to).transpose()?;
     let backends = Backends::start(BackendOptions {
         models: models.clone(),
-        compute: args.compute,
+        compute: args.compute.clone(),
         data: args.data.clone(),
         gallery: args.gallery_listen,
         answer: args.answer_listen,

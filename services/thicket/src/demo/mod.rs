@@ -73,7 +73,7 @@ pub(crate) async fn run(options: Options, scratch: Arc<Scratch>) -> Result<Demon
     clock.stage("render");
     let mut backends = Backends::start(BackendOptions {
         models: options.models.clone(),
-        compute: options.compute,
+        compute: options.compute.clone(),
         data: folder.join("data"),
         gallery: RoleConfig::in_process().listen,
         answer: RoleConfig::in_process().listen,

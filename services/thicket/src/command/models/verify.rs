@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use thicket_device::ComputeArgs;
+use thicket_device::{ComputeArgs, Place};
 use thicket_inspection::{Forward, Inspection, Options, Stored, inspect};
 
 use super::bytes;
@@ -80,8 +80,8 @@ enum ForwardPass {
 pub(super) fn run(args: VerifyArgs) -> Result<(), Failure> {
     let options = Options {
         adapter: args.adapter.clone(),
-        dtype: args.compute.dtype.dtype(),
-        device: args.compute.device.open().map_err(Failure::bad_input)?,
+        dtype: args.compute.dtype(),
+        device: args.compute.device.only().and_then(Place::open).map_err(Failure::bad_input)?,
     };
     let found =
         inspect(&args.folder, &options).map_err(|error| Failure::bad_input(console::with_causes(&error)))?;

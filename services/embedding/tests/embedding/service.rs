@@ -1,22 +1,19 @@
-//! The embedding service over real gRPC.
+//! What callers get.
 
-mod support;
-
-use std::time::Duration;
-
+use crate::support::{Running, png, start};
 use bytes::Bytes;
-use support::{Running, png, start};
 use thicket_embedding::{App, Config, MAX_IMAGES, MAX_TEXTS};
 use thicket_proto::v1::embed_image_result::Result as ImageResult;
 use thicket_proto::v1::{EmbedImageRequest, EmbedTextRequest, GetModelRequest, Similarity};
 use thicket_runtime::{Failure, Fault};
 use tonic::Code;
 
-async fn running() -> Running {
+/// A role with the default settings.
+pub(crate) async fn running() -> Running {
     start(Config::in_process("unused")).await
 }
 
-fn texts(texts: &[&str]) -> EmbedTextRequest {
+pub(crate) fn texts(texts: &[&str]) -> EmbedTextRequest {
     EmbedTextRequest { texts: texts.iter().map(|text| (*text).to_owned()).collect() }
 }
 
@@ -71,21 +68,6 @@ async fn no_text_and_too_many_texts_are_refused() {
 }
 
 #[tokio::test]
-async fn calls_that_wait_together_are_embedded_together_and_a_bad_one_fails_alone() {
-    let config = Config { max_batch: 3, max_delay: Duration::from_secs(60), ..Config::in_process("unused") };
-    let role = start(config).await;
-    let call = |text: &'static str| {
-        let mut client = role.client.clone();
-        async move { client.embed_text(texts(&[text])).await }
-    };
-    let (good, bad, other) = tokio::join!(call("one"), call("wordless"), call("three"));
-    assert_eq!(good.unwrap().into_inner().vectors[0].values[0], 3.0);
-    assert_eq!(other.unwrap().into_inner().vectors[0].values[0], 5.0);
-    assert_eq!(bad.unwrap_err().code(), Code::InvalidArgument);
-    assert_eq!(*role.batches.lock().unwrap(), [3, 1, 1, 1], "together first, then one by one");
-}
-
-#[tokio::test]
 async fn a_vector_that_is_not_finite_is_internal_and_never_sent() {
     let status = running().await.client.embed_text(texts(&["nan"])).await.unwrap_err();
     assert_eq!(status.code(), Code::Internal);
@@ -136,17 +118,6 @@ async fn too_many_images_are_refused() {
     let mut role = running().await;
     let request = EmbedImageRequest { images: vec![png(1, 1); MAX_IMAGES + 1] };
     assert_eq!(role.client.embed_image(request).await.unwrap_err().code(), Code::InvalidArgument);
-}
-
-#[tokio::test]
-async fn many_large_images_share_the_memory_set_aside() {
-    let config = Config { decoded_mib: 4, ..Config::in_process("unused") };
-    let mut role = start(config).await;
-    let request = EmbedImageRequest { images: vec![png(1000, 1000); 12] };
-    let answer = role.client.embed_image(request).await.unwrap().into_inner();
-    assert!(answer.results.iter().all(|result| matches!(result.result, Some(ImageResult::Vector(_)))));
-    let most = *role.batches.lock().unwrap().iter().max().unwrap();
-    assert_eq!(most, 1, "4 MiB hold one image of 3 MB");
 }
 
 #[tokio::test]

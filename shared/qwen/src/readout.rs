@@ -1,0 +1,119 @@
+//! What is read of logits where they are, so that a row of the vocabulary's length does not travel from a GPU.
+
+use candle_core::{D, Result, Tensor};
+
+/// What a judgement needs of a row of logits.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct WordLogits {
+    /// Logits of the words asked for, in their order.
+    pub(crate) words: Vec<f32>,
+    /// Logarithm of the sum of the exponentials of the whole row; not a number where a logit is not.
+    pub(crate) log_sum_exp: f32,
+}
+
+impl WordLogits {
+    /// Sum of the probabilities of the words `from .. to`.
+    pub(crate) fn share(&self, words: std::ops::Range<usize>) -> f64 {
+        let total = f64::from(self.log_sum_exp);
+        self.words[words].iter().map(|&logit| (f64::from(logit) - total).exp()).sum()
+    }
+}
+
+/// Reads the logits of some words and the sum of all: f32 (rows, vocab), to one a row. What travels is
+/// `rows * (words + 1)` values.
+///
+/// # Errors
+/// A word outside the vocabulary, or a failure of the device.
+pub(crate) fn word_logits(logits: &Tensor, words: &[u32]) -> Result<Vec<WordLogits>> {
+    let totals = logits.log_sum_exp(D::Minus1)?.unsqueeze(1)?;
+    let read = if words.is_empty() {
+        totals
+    } else {
+        let chosen = logits.index_select(&Tensor::new(words, logits.device())?, 1)?;
+        Tensor::cat(&[&chosen, &totals], 1)?
+    };
+    let split = |mut row: Vec<f32>| {
+        let log_sum_exp = row.pop().unwrap_or(f32::NAN);
+        WordLogits { words: row, log_sum_exp }
+    };
+    Ok(read.to_vec2::<f32>()?.into_iter().map(split).collect())
+}
+
+/// The token of the largest logit of each row: f32 (rows, vocab), to one a row; `None` where a logit is not a number or is
+/// infinite. Of equal logits the processor takes the first, a GPU any. What travels is two values a row.
+///
+/// # Errors
+/// A failure of the device.
+pub(crate) fn greedy(logits: &Tensor) -> Result<Vec<Option<u32>>> {
+    let tokens = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+    let sums = logits.sum(D::Minus1)?.to_vec1::<f32>()?;
+    Ok(tokens.into_iter().zip(sums).map(|(token, sum)| sum.is_finite().then_some(token)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn rows(rows: usize, vocab: usize) -> Tensor {
+        Tensor::randn(0f32, 4.0, (rows, vocab), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn shares_of_words_are_those_of_the_whole_row_read_on_the_processor() {
+        let logits = rows(5, 3000);
+        let words = [7, 0, 2999, 12];
+        for (read, row) in word_logits(&logits, &words).unwrap().iter().zip(logits.to_vec2::<f32>().unwrap())
+        {
+            let total: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
+            let expected = |words: &[u32]| -> f64 {
+                words.iter().map(|&word| f64::from(row[word as usize]).exp()).sum::<f64>() / total
+            };
+            for range in [0..2, 2..4] {
+                let (share, expected) = (read.share(range.clone()), expected(&words[range]));
+                assert!((share - expected).abs() <= 1e-5 * expected, "{share} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_not_numbers_has_no_finite_sum() {
+        let logits = Tensor::new(&[[1f32, f32::NAN, 3.0], [1.0, 2.0, 3.0]], &Device::Cpu).unwrap();
+        let read = word_logits(&logits, &[0]).unwrap();
+        assert!(!read[0].log_sum_exp.is_finite());
+        assert!(read[1].log_sum_exp.is_finite());
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        let logits = Tensor::new(&[[3.0e38f32, 3.0e38, 0.0]], &Device::Cpu).unwrap();
+        assert!(word_logits(&logits, &[0]).unwrap()[0].log_sum_exp.is_finite());
+    }
+
+    #[test]
+    fn no_words_leave_the_sum_alone() {
+        let read = word_logits(&rows(2, 9), &[]).unwrap();
+        assert!(read.iter().all(|row| row.words.is_empty() && row.log_sum_exp.is_finite()));
+    }
+
+    #[test]
+    fn the_greedy_token_is_that_of_the_largest_logit_and_the_first_of_equals() {
+        let logits = rows(40, 777);
+        let expected: Vec<Option<u32>> = logits
+            .to_vec2::<f32>()
+            .unwrap()
+            .iter()
+            .map(|row| (0..row.len() as u32).max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize])))
+            .collect();
+        assert_eq!(greedy(&logits).unwrap(), expected);
+        let equal = Tensor::new(&[[1f32, 3.0, 3.0, 2.0]], &Device::Cpu).unwrap();
+        assert_eq!(greedy(&equal).unwrap(), [Some(1)]);
+    }
+
+    #[test]
+    fn a_row_that_is_not_numbers_has_no_greedy_token() {
+        let logits = Tensor::new(&[[1f32, f32::NAN, 3.0], [1.0, 2.0, 3.0]], &Device::Cpu).unwrap();
+        assert_eq!(greedy(&logits).unwrap(), [None, Some(2)]);
+    }
+}
