@@ -5,7 +5,7 @@ use thicket_clip::{ClipEmbedder, LoadOptions};
 use thicket_engine::Embedder;
 use thicket_proto::v1::embedding_service_server::EmbeddingServiceServer;
 use thicket_runtime::{
-    Failure, Health, ImageDecoder, MAX_MESSAGE_BYTES, Role, Server, Services, Stop, Worker,
+    Batches, Failure, Health, ImageDecoder, MAX_MESSAGE_BYTES, Role, Server, Services, Stop, Worker,
 };
 
 use crate::config::Config;
@@ -60,7 +60,7 @@ impl App {
         let worker = Worker::spawn(config.worker(), &server.health(), move || {
             let embedder = load()?;
             let _ = loaded.set(embedder.info().clone());
-            Engine::warm(embedder).map_err(|error| error.to_string())
+            Engine::warm(embedder).map(Batches::of).map_err(|error| error.to_string())
         })
         .map_err(|cause| Failure::Failed(format!("a thread cannot start: {cause}")))?;
         let decoder = ImageDecoder::new(config.images, config.decoded_mib);

@@ -10,7 +10,7 @@ use thicket_proto::v1::{
     EmbedImageRequest, EmbedImageResponse, EmbedImageResult, EmbedTextRequest, EmbedTextResponse,
     EmbeddingModel, GetModelRequest, GetModelResponse, Similarity, Vector,
 };
-use thicket_runtime::{Call, Fault, ImageDecoder, Right, Worker, check_text};
+use thicket_runtime::{Batches, Call, Fault, ImageDecoder, Right, Worker, check_text};
 use thicket_telemetry::{code_name, instruments, names};
 use tonic::{Request, Response, Status};
 
@@ -24,7 +24,7 @@ pub const MAX_IMAGES: usize = 64;
 /// The handlers of the embedding service.
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
-    pub(crate) worker: Worker<Engine>,
+    pub(crate) worker: Worker<Batches<Engine>>,
     pub(crate) decoder: ImageDecoder,
     /// Set by the model thread once the model is loaded.
     pub(crate) info: Arc<OnceLock<EmbedderInfo>>,

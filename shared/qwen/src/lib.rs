@@ -4,21 +4,24 @@
 mod adapter;
 mod answerer;
 mod cache;
+mod choosing;
 mod config;
+mod engine;
 mod features;
-mod generation;
 mod language;
 mod linear;
 mod model;
 mod processor;
 mod prompt;
 mod rotary;
+mod sequence;
 mod vision;
 
 pub use adapter::{AdapterError, check_adapter};
 pub use answerer::{LoadOptions, QwenAnswerer};
-pub use cache::KvCache;
+pub use cache::{KvCache, KvPrefix};
 pub use config::{Config, ConfigError, RopeScaling, TokenIds, VisionConfig, VisionFamily};
+pub use engine::Budgets;
 pub use language::{LanguageModel, Segment};
 pub use model::{LoadError, QwenModel};
 pub use processor::{ImagePatches, PixelBounds, Processor, ProcessorConfig, batch_patches};
