@@ -9,9 +9,10 @@ use thicket_runtime::{
 };
 
 use crate::adapters::{Adapters, Loaded};
+use crate::archive::Archive;
 use crate::config::Config;
-use crate::descriptions::Descriptions;
 use crate::engine::Engine;
+use crate::memory::Memory;
 use crate::model::Model;
 use crate::rpc::Service;
 
@@ -27,8 +28,8 @@ impl App {
     /// has run once, calls are UNAVAILABLE and the role is live but not started.
     ///
     /// # Errors
-    /// [`Failure::BadInput`] for a bad setting or prompt file, a model folder or a device that is not there, or an address
-    /// that cannot be listened on; no port stays open.
+    /// [`Failure::BadInput`] for a bad setting or prompt file, a model folder or a device that is not there, an answer store
+    /// that cannot be used, or an address that cannot be listened on; no port stays open.
     pub async fn build(config: Config) -> Result<Self, Failure> {
         if !config.model.is_dir() {
             return Err(Failure::BadInput(format!("model folder {} is not there", config.model.display())));
@@ -40,6 +41,7 @@ impl App {
             quantization: config.loading.quantize,
             dtype: config.precision.dtype(),
             device,
+            budgets: config.budgets,
         };
         let folder = config.model.clone();
         Self::start(config, move || {
@@ -67,6 +69,13 @@ impl App {
         let prompts = Arc::new(config.read_prompts()?);
         let at_start = config.loading.check()?;
         let server = Server::bind(Role::Answer, &config.role).await?;
+        let archive = match &config.data {
+            Some(folder) => Archive::open(folder, config.answer_cache_bytes, &server.health()).await?,
+            None => {
+                tracing::info!("answers are kept in memory only: no data folder is given");
+                Archive::default()
+            }
+        };
         let info = Arc::new(OnceLock::new());
         let loaded = info.clone();
         let adapters = Adapters {
@@ -88,7 +97,8 @@ impl App {
         let service = Service {
             model: Model { worker, decoder, info, adapters },
             prompts,
-            descriptions: Arc::new(Descriptions::new(config.descriptions)),
+            memory: Arc::new(Memory::new(config.descriptions)),
+            archive,
             max_output_tokens: config.max_output_tokens,
         };
         Ok(Self { server, service })

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use thicket_engine::{Answer, Answerer, Ask, EngineError, Kind, Prompt, Question, Ticket};
 use thicket_qwen::{Budgets, LoadOptions, QwenAnswerer};
 
-use crate::common::{FIXTURES, cases, fixture, greedy};
+use crate::common::{FIXTURES, cases, copy, edit_json, fixture, greedy};
 
 fn load(name: &str, budgets: Budgets) -> QwenAnswerer {
     QwenAnswerer::load(&fixture(name), LoadOptions { budgets, ..LoadOptions::reference("fixture") }).unwrap()
@@ -202,4 +202,33 @@ fn budgets_that_leave_prompts_no_room_are_refused_when_the_model_is_loaded() {
     let options = LoadOptions { budgets, ..LoadOptions::reference("fixture") };
     let error = QwenAnswerer::load(&fixture("tied"), options).unwrap_err().to_string();
     assert!(error.contains("at least 10") && error.contains("got 8"), "{error}");
+}
+
+#[test]
+fn a_prompt_longer_than_the_blocks_that_products_are_summed_in_is_the_same_in_chunks() {
+    let question = || {
+        let mut random = StdRng::seed_from_u64(1);
+        let image = Some(picture(&mut random));
+        Question::new(Prompt::new(image, "Yes no a man ".repeat(90)), Ask::Text(greedy(6)))
+    };
+    let judge = || Question { ask: Ask::Judgement, kind: Kind::Locate, ..question() };
+    let whole = Budgets { step_tokens: 4096, ..Budgets::default() };
+    for name in FIXTURES {
+        let folder = copy(name);
+        edit_json(&folder.path().join("config.json"), |config| {
+            let nested = config.get("text_config").is_some();
+            let sizes = if nested { &mut config["text_config"] } else { config };
+            sizes["max_position_embeddings"] = 2000.into();
+        });
+        let load = |budgets| {
+            let options = LoadOptions { budgets, ..LoadOptions::reference("long") };
+            QwenAnswerer::load(folder.path(), options).unwrap()
+        };
+        let expected = (alone(&mut load(whole), question()), alone(&mut load(whole), judge()));
+        for step_tokens in [37, 64, 300] {
+            let mut answerer = load(Budgets { step_tokens, sequences: 4, ..Budgets::default() });
+            let answers = (alone(&mut answerer, question()), alone(&mut answerer, judge()));
+            assert_eq!(answers, expected, "{name}, {step_tokens}");
+        }
+    }
 }
