@@ -140,6 +140,15 @@ struct Inner<W: Steps> {
     last_run: Duration,
 }
 
+impl<W: Steps> Inner<W> {
+    /// Hands everything to the engine, where it waits until the engine says otherwise.
+    fn take_all(&mut self) -> Vec<Entry<W>> {
+        let taken = self.queue.take_all();
+        self.held += taken.len();
+        taken
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Working,
@@ -396,7 +405,7 @@ impl<W: Steps> Shared<W> {
                 return None;
             }
             if !idle {
-                return Some(if W::CONTINUOUS { inner.queue.take_all() } else { Vec::new() });
+                return Some(if W::CONTINUOUS { inner.take_all() } else { Vec::new() });
             }
             let Some(first) = inner.queue.front() else {
                 self.wake.wait(&mut inner);
@@ -408,7 +417,7 @@ impl<W: Steps> Shared<W> {
                 continue;
             }
             let taken = match W::CONTINUOUS {
-                true => inner.queue.take_all(),
+                true => inner.take_all(),
                 false => inner.queue.next_batch(self.options.max_batch),
             };
             self.record_depth(inner.queue.len());

@@ -80,7 +80,6 @@ fn mixed(answerer: &mut QwenAnswerer, questions: &[Question], random: &mut StdRn
 fn an_answer_is_the_same_to_the_bit_whatever_is_asked_beside_it_and_whatever_is_cached() {
     for name in FIXTURES {
         for seed in 0..6 {
-            println!("{name}, seed {seed}");
             let mut random = StdRng::seed_from_u64(seed);
             let pictures: Vec<_> = (0..3).map(|_| picture(&mut random)).collect();
             let questions: Vec<_> = (0..24).map(|_| question(&mut random, &pictures)).collect();
@@ -92,7 +91,12 @@ fn an_answer_is_the_same_to_the_bit_whatever_is_asked_beside_it_and_whatever_is_
             for budgets in [Budgets::default(), tight(), Budgets { prefix_bytes: 0, ..tight() }] {
                 let answers = mixed(&mut load(name, budgets), &questions, &mut random);
                 for (index, expected) in expected.iter().enumerate() {
-                    assert_eq!(answers[&(index as u64)], *expected, "{budgets:?}: {:?}", questions[index]);
+                    assert_eq!(
+                        answers[&(index as u64)],
+                        *expected,
+                        "{name}, seed {seed}, {budgets:?}: {:?}",
+                        questions[index]
+                    );
                 }
             }
         }
