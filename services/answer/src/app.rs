@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::DType;
-use thicket_catalogue::{ACTIVATION_RESERVE, CACHE_RESERVE};
+use thicket_catalogue::ACTIVATION_RESERVE;
 use thicket_device::{Driver, Need, Place};
 use thicket_engine::Answerer;
 use thicket_proto::v1::answer_service_server::AnswerServiceServer;
@@ -12,9 +12,10 @@ use thicket_runtime::{
 };
 
 use crate::adapters::{Adapters, Loaded};
+use crate::archive::Archive;
 use crate::config::Config;
-use crate::descriptions::Descriptions;
 use crate::engine::Engine;
+use crate::memory::Memory;
 use crate::model::Model;
 use crate::rpc::Service;
 
@@ -34,7 +35,8 @@ impl App {
     ///
     /// # Errors
     /// [`Failure::BadInput`] for a bad setting or prompt file, a model folder or a device that is not there, a device
-    /// without room for the model, or an address that cannot be listened on; no port stays open.
+    /// without room for the model, an answer store that cannot be used, or an address that cannot be listened on; no port
+    /// stays open.
     pub async fn build(config: Config) -> Result<Self, Failure> {
         if !config.model.is_dir() {
             return Err(Failure::BadInput(format!("model folder {} is not there", config.model.display())));
@@ -43,6 +45,7 @@ impl App {
         require_room(&config, dtype)?;
         let loads = config.places.iter().map(|place| {
             let (name, folder, loading) = (config.name.clone(), config.model.clone(), config.loading.clone());
+            let budgets = config.budgets;
             let load: Load = Box::new(move || {
                 // On the thread that computes, because a GPU's work is ordered by thread.
                 let device = place.open().map_err(|error| error.to_string())?;
@@ -52,6 +55,7 @@ impl App {
                     quantization: loading.quantize,
                     dtype,
                     device,
+                    budgets,
                 };
                 let answerer = QwenAnswerer::load(&folder, options)
                     .map_err(|error| format!("model {}: {error}", folder.display()))?;
@@ -90,6 +94,13 @@ impl App {
         let prompts = Arc::new(config.read_prompts()?);
         let at_start = config.loading.check()?;
         let server = Server::bind(Role::Answer, &config.role).await?;
+        let archive = match &config.data {
+            Some(folder) => Archive::open(folder, config.answer_cache_bytes, &server.health()).await?,
+            None => {
+                tracing::info!("answers are kept in memory only: no data folder is given");
+                Archive::default()
+            }
+        };
         let info = Arc::new(OnceLock::new());
         let adapters = Adapters {
             loaded: Arc::new(Loaded::new(config.loading.adapter_limit)),
@@ -115,7 +126,8 @@ impl App {
         let service = Service {
             model: Model { workers, decoder, info, adapters },
             prompts,
-            descriptions: Arc::new(Descriptions::new(config.descriptions)),
+            memory: Arc::new(Memory::new(config.descriptions)),
+            archive,
             max_output_tokens: config.max_output_tokens,
         };
         Ok(Self { server, service })
@@ -165,7 +177,7 @@ fn require_room(config: &Config, dtype: DType) -> Result<(), Failure> {
     }
     let weights = thicket_qwen::weight_bytes(&config.model, dtype, config.loading.quantize)
         .map_err(|error| Failure::BadInput(format!("model {}: {error}", config.model.display())))?;
-    let need = Need { weights, caches: CACHE_RESERVE, work: ACTIVATION_RESERVE };
+    let need = Need { weights, caches: config.budgets.cached_bytes(), work: ACTIVATION_RESERVE };
     let gpus =
         config.places.check(dtype, &need, &Driver).map_err(|error| Failure::BadInput(error.to_string()))?;
     for (place, gpu) in gpus {

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use thicket_device::{ComputeArgs, Places, Precision};
 use thicket_imaging::Limits;
-use thicket_qwen::Quantization;
+use thicket_qwen::{Budgets, Quantization};
 use thicket_runtime::{
     DEFAULT_DECODED_MIB, DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Failure, Role, RoleArgs, RoleConfig,
     WorkerOptions, parse_duration,
@@ -13,8 +13,10 @@ use thicket_thi::prompts::PromptSet;
 
 use crate::adapters::folder_of;
 
-/// Questions put to the model together at most where nothing else is said.
-pub const DEFAULT_MAX_BATCH: usize = 8;
+/// Questions that the model works on at a time where nothing else is said.
+pub const DEFAULT_MAX_BATCH: usize = 32;
+/// Bytes of answers kept in the data folder where nothing else is said.
+pub const DEFAULT_ANSWER_CACHE_BYTES: u64 = 256 << 20;
 /// Longest answer in tokens where nothing else is said.
 pub const DEFAULT_MAX_OUTPUT_TOKENS: usize = 1024;
 /// Descriptions kept in memory where nothing else is said.
@@ -109,6 +111,36 @@ impl LoadingArgs {
     }
 }
 
+/// Bytes and tokens that the work on questions may take, for `#[command(flatten)]`.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct BudgetArgs {
+    /// Tokens of one step of the model, at least twice the questions worked on at a time. Smaller steps let a new question
+    /// in sooner, larger ones do more work in a second
+    #[arg(long, env = "THICKET_STEP_TOKENS", value_name = "N", default_value_t = Budgets::default().step_tokens)]
+    pub step_tokens: usize,
+    /// Bytes for the keys and values of questions being worked on
+    #[arg(long, env = "THICKET_KV_CACHE_BYTES", value_name = "N", default_value_t = Budgets::default().cache_bytes)]
+    pub kv_cache_bytes: usize,
+    /// Bytes for the keys and values of images that were asked about; 0 keeps none
+    #[arg(long, env = "THICKET_PREFIX_CACHE_BYTES", value_name = "N", default_value_t = Budgets::default().prefix_bytes)]
+    pub prefix_cache_bytes: usize,
+    /// Bytes for what the vision tower made of images; 0 keeps nothing
+    #[arg(long, env = "THICKET_FEATURE_CACHE_BYTES", value_name = "N", default_value_t = Budgets::default().feature_bytes)]
+    pub feature_cache_bytes: usize,
+}
+
+impl BudgetArgs {
+    fn budgets(self, sequences: usize) -> Budgets {
+        Budgets {
+            step_tokens: self.step_tokens,
+            sequences,
+            cache_bytes: self.kv_cache_bytes,
+            prefix_bytes: self.prefix_cache_bytes,
+            feature_bytes: self.feature_cache_bytes,
+        }
+    }
+}
+
 /// Flags of the answer role, for `#[command(flatten)]`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Answer")]
@@ -128,12 +160,21 @@ pub struct AnswerArgs {
     /// Questions that may wait for each copy of the model; more are refused
     #[arg(long, env = "THICKET_ANSWER_QUEUE", value_name = "N", default_value_t = DEFAULT_QUEUE_LIMIT)]
     pub answer_queue: usize,
-    /// Questions put to the model together at most
+    /// Questions that the model works on at a time
     #[arg(long, env = "THICKET_ANSWER_BATCH", value_name = "N", default_value_t = DEFAULT_MAX_BATCH)]
     pub answer_batch: usize,
-    /// How long the first of a batch waits for others [default: 2ms]
+    /// How long the first question after a rest waits for others [default: 2ms]
     #[arg(long, env = "THICKET_ANSWER_BATCH_DELAY", value_name = "TIME", value_parser = parse_duration)]
     pub answer_batch_delay: Option<Duration>,
+    /// What the work on questions may take
+    #[command(flatten)]
+    pub budgets: BudgetArgs,
+    /// Folder that judgements and descriptions are kept in; without one they are forgotten at the end
+    #[arg(long = "data", env = "THICKET_ANSWER_DATA", value_name = "DIR")]
+    pub answer_data: Option<PathBuf>,
+    /// Bytes of answers kept in that folder, the oldest leaving first
+    #[arg(long, env = "THICKET_ANSWER_CACHE_BYTES", value_name = "N", default_value_t = DEFAULT_ANSWER_CACHE_BYTES)]
+    pub answer_cache_bytes: u64,
     /// Longest answer in tokens
     #[arg(long, env = "THICKET_MAX_OUTPUT_TOKENS", value_name = "N", default_value_t = DEFAULT_MAX_OUTPUT_TOKENS)]
     pub max_output_tokens: usize,
@@ -155,7 +196,9 @@ impl Args {
             precision: self.compute.dtype,
             places: self.compute.device.clone(),
             queue_limit: answer.answer_queue,
-            max_batch: answer.answer_batch,
+            budgets: answer.budgets.budgets(answer.answer_batch),
+            data: answer.answer_data.clone(),
+            answer_cache_bytes: answer.answer_cache_bytes,
             max_delay: answer.answer_batch_delay.unwrap_or(DEFAULT_MAX_DELAY),
             max_output_tokens: answer.max_output_tokens,
             descriptions: answer.descriptions,
@@ -184,9 +227,13 @@ pub struct Config {
     pub places: Places,
     /// Questions that may wait for each copy of the model, at least 1. Default: [`DEFAULT_QUEUE_LIMIT`].
     pub queue_limit: usize,
-    /// Questions put to the model together at most, at least 1. Default: [`DEFAULT_MAX_BATCH`].
-    pub max_batch: usize,
-    /// How long the first of a batch waits for others. Default: [`DEFAULT_MAX_DELAY`].
+    /// Questions that the model works on at a time and what they may take. Default: [`DEFAULT_MAX_BATCH`] questions.
+    pub budgets: Budgets,
+    /// Folder that answers are kept in; created where it is missing. Default: none, they are forgotten at the end.
+    pub data: Option<PathBuf>,
+    /// Bytes of answers kept there. Default: [`DEFAULT_ANSWER_CACHE_BYTES`].
+    pub answer_cache_bytes: u64,
+    /// How long the first question after a rest waits for others. Default: [`DEFAULT_MAX_DELAY`].
     pub max_delay: Duration,
     /// Longest answer in tokens, at least 1. Default: [`DEFAULT_MAX_OUTPUT_TOKENS`].
     pub max_output_tokens: usize,
@@ -211,7 +258,9 @@ impl Config {
             precision: Precision::Auto,
             places: Places::default(),
             queue_limit: DEFAULT_QUEUE_LIMIT,
-            max_batch: DEFAULT_MAX_BATCH,
+            budgets: Budgets { sequences: DEFAULT_MAX_BATCH, ..Budgets::default() },
+            data: None,
+            answer_cache_bytes: DEFAULT_ANSWER_CACHE_BYTES,
             max_delay: DEFAULT_MAX_DELAY,
             max_output_tokens: DEFAULT_MAX_OUTPUT_TOKENS,
             descriptions: DEFAULT_DESCRIPTIONS,
@@ -227,12 +276,19 @@ impl Config {
     pub fn validate(&self) -> Result<(), Failure> {
         for (setting, value) in [
             ("answer-queue", self.queue_limit),
-            ("answer-batch", self.max_batch),
+            ("answer-batch", self.budgets.sequences),
             ("max-output-tokens", self.max_output_tokens),
         ] {
             if value == 0 {
                 return Err(Failure::BadInput(format!("{setting}: at least 1, got 0")));
             }
+        }
+        let Budgets { step_tokens, sequences, .. } = self.budgets;
+        let least = sequences.saturating_mul(2);
+        if step_tokens < least {
+            return Err(Failure::BadInput(format!(
+                "step-tokens: at least {least}, twice answer-batch, got {step_tokens}"
+            )));
         }
         Ok(())
     }
@@ -259,7 +315,7 @@ impl Config {
         WorkerOptions {
             name: "answer-model",
             queue_limit: self.queue_limit,
-            max_batch: self.max_batch,
+            max_batch: self.budgets.sequences,
             max_delay: self.max_delay,
         }
     }
@@ -303,6 +359,14 @@ mod tests {
         let config = Config { max_output_tokens: 0, ..Config::in_process("x") };
         assert!(matches!(config.validate(), Err(Failure::BadInput(_))));
         assert_eq!(Config::in_process("x").validate(), Ok(()));
+    }
+
+    #[test]
+    fn steps_that_leave_prompts_no_room_are_refused_with_both_numbers() {
+        let budgets = Budgets { step_tokens: 63, sequences: 32, ..Budgets::default() };
+        let config = Config { budgets, ..Config::in_process("x") };
+        let Err(Failure::BadInput(line)) = config.validate() else { panic!("63 tokens for 32 questions") };
+        assert_eq!(line, "step-tokens: at least 64, twice answer-batch, got 63");
     }
 
     #[test]

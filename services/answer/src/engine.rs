@@ -1,10 +1,15 @@
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use thicket_engine::{AdapterInfo, Answerer, EngineError, Generation, Prompt, Sampling, Verdict};
+use thicket_engine::{
+    AdapterInfo, Answer, Answerer, Ask, EngineError, Generation, Kind, Load, Progress, Prompt, Sampling,
+    Ticket, Verdict,
+};
 use thicket_imaging::RgbImage;
-use thicket_runtime::{Fault, Work};
+use thicket_runtime::{Deadline, Fault, Stepped, Steps};
+use thicket_telemetry::instruments;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::adapters::Loaded;
@@ -28,17 +33,11 @@ pub(crate) enum Job {
 pub(crate) struct Question {
     pub(crate) prompt: Prompt,
     pub(crate) ask: Ask,
+    pub(crate) kind: Kind,
+    /// When the call arrived.
+    pub(crate) since: Instant,
     /// The image's place in memory, held as long as a question about it is open.
     pub(crate) _memory: Option<Arc<OwnedSemaphorePermit>>,
-}
-
-/// What is wanted of a question.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Ask {
-    /// p(Yes) of the first token.
-    Judgement,
-    /// A text.
-    Text(Sampling),
 }
 
 /// What came of a question.
@@ -58,6 +57,20 @@ pub(crate) enum Reply {
 pub(crate) struct Engine {
     answerer: Box<dyn Answerer>,
     adapters: Arc<Loaded>,
+    /// Urgency counts from here.
+    epoch: Instant,
+    open: HashMap<Ticket, Open>,
+    /// What ended without the model.
+    ended: Vec<(Ticket, Result<Reply, Fault>)>,
+    /// What was last said of the prefix cache.
+    reported: Load,
+}
+
+/// What is known of a question that the model has taken up.
+struct Open {
+    since: Instant,
+    first_token: Option<Instant>,
+    _memory: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Engine {
@@ -82,7 +95,8 @@ impl Engine {
             seconds = started.elapsed().as_secs_f64(),
             "model is warm"
         );
-        Ok(Self { answerer, adapters })
+        let reported = answerer.load();
+        Ok(Self { answerer, adapters, epoch: started, open: HashMap::new(), ended: Vec::new(), reported })
     }
 
     /// Loads an adapter, in place of any other of its name. The list that the handlers read changes with the model, so
@@ -102,20 +116,50 @@ impl Engine {
         known
     }
 
-    fn answer(&mut self, questions: Vec<Question>) -> Vec<Result<Reply, Fault>> {
-        let Some(ask) = questions.first().map(|question| question.ask) else { return Vec::new() };
-        let (prompts, _memory): (Vec<_>, Vec<_>) =
-            questions.into_iter().map(|question| (question.prompt, question._memory)).unzip();
-        match ask {
-            Ask::Judgement => {
-                let verdicts = self.answerer.judge(&prompts).into_iter();
-                verdicts.map(|verdict| Ok(Reply::Verdict(verdict.and_then(check)?))).collect()
-            }
-            Ask::Text(sampling) => {
-                let texts = self.answerer.generate(&prompts, &sampling).into_iter();
-                texts.map(|text| Ok(Reply::Text(text?))).collect()
+    fn ask(&mut self, ticket: Ticket, question: Question, deadline: Deadline) {
+        let Question { prompt, ask, kind, since, _memory } = question;
+        let until = deadline.instant().saturating_duration_since(self.epoch);
+        let urgency = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        match self.answerer.submit(ticket, thicket_engine::Question { prompt, ask, kind, urgency }) {
+            Ok(()) => _ = self.open.insert(ticket, Open { since, first_token: None, _memory }),
+            Err(error) => self.ended.push((ticket, Err(error.into()))),
+        }
+    }
+
+    /// The model's answer as the handlers get it.
+    fn reply(&mut self, ticket: Ticket, answer: Result<Answer, EngineError>) -> Result<Reply, Fault> {
+        let open = self.open.remove(&ticket);
+        match answer? {
+            Answer::Verdict(verdict) => Ok(Reply::Verdict(check(verdict)?)),
+            Answer::Text(generation) => {
+                let further = generation.tokens.len().saturating_sub(1);
+                if let Some(first) = open.and_then(|open| open.first_token).filter(|_| further > 0) {
+                    let seconds = first.elapsed().as_secs_f64() / further as f64;
+                    instruments().time_per_output_token.record(seconds, &[]);
+                }
+                Ok(Reply::Text(generation))
             }
         }
+    }
+
+    fn record(&mut self, progress: &Progress) {
+        let (all, load) = (instruments(), self.answerer.load());
+        for ticket in &progress.first_tokens {
+            if let Some(open) = self.open.get_mut(ticket) {
+                open.first_token = Some(Instant::now());
+                all.time_to_first_token.record(open.since.elapsed().as_secs_f64(), &[]);
+            }
+        }
+        all.step_tokens.record((progress.prompt_tokens + progress.output_tokens) as u64, &[]);
+        all.sequences_running.record(load.running as u64, &[]);
+        all.sequences_waiting.record(load.waiting as u64, &[]);
+        all.prefix_cache_size.record(load.prefix_bytes as u64, &[]);
+        all.prefix_cache_hits.add(load.prefix_hits - self.reported.prefix_hits, &[]);
+        all.prefix_cache_misses.add(load.prefix_misses - self.reported.prefix_misses, &[]);
+        if load.cache_limit > 0 {
+            all.kv_cache_utilization.record(load.cache_tokens as f64 / load.cache_limit as f64, &[]);
+        }
+        self.reported = load;
     }
 }
 
@@ -129,26 +173,46 @@ fn check(verdict: Verdict) -> Result<Verdict, EngineError> {
     Err(EngineError::internal("judgement", reason))
 }
 
-impl Work for Engine {
+impl Steps for Engine {
     type Job = Job;
     type Output = Reply;
 
-    /// Judgements go with judgements; texts with texts that are sampled alike; adapters come and go alone.
-    fn joins(first: &Job, next: &Job) -> bool {
-        matches!((first, next), (Job::Question(first), Job::Question(next)) if first.ask == next.ask)
-    }
+    const CONTINUOUS: bool = true;
 
-    fn run(&mut self, jobs: Vec<Job>) -> Vec<Result<Reply, Fault>> {
-        let mut questions = Vec::with_capacity(jobs.len());
-        let mut replies = Vec::new();
-        for job in jobs {
-            match job {
-                Job::Question(question) => questions.push(question),
-                Job::Load { name, folder } => replies.push(self.load(&name, &folder).map(Reply::Loaded)),
-                Job::Unload { name } => replies.push(Ok(Reply::Unloaded(self.unload(&name)))),
+    fn take(&mut self, ticket: Ticket, job: Job, deadline: Deadline) {
+        match job {
+            Job::Question(question) => self.ask(ticket, question, deadline),
+            Job::Load { name, folder } => {
+                let loaded = self.load(&name, &folder).map(Reply::Loaded);
+                self.ended.push((ticket, loaded));
+            }
+            Job::Unload { name } => {
+                let known = self.unload(&name);
+                self.ended.push((ticket, Ok(Reply::Unloaded(known))));
             }
         }
-        replies.extend(self.answer(questions));
-        replies
+    }
+
+    fn cancel(&mut self, ticket: Ticket) {
+        self.answerer.cancel(ticket);
+        self.open.remove(&ticket);
+        self.ended.retain(|(ended, _)| *ended != ticket);
+    }
+
+    fn step(&mut self) -> Stepped<Reply> {
+        let mut done = std::mem::take(&mut self.ended);
+        if self.open.is_empty() {
+            return Stepped { started: Vec::new(), done };
+        }
+        let progress = self.answerer.step();
+        self.record(&progress);
+        for (ticket, answer) in progress.done {
+            done.push((ticket, self.reply(ticket, answer)));
+        }
+        Stepped { started: progress.started, done }
+    }
+
+    fn waiting(&self) -> usize {
+        self.answerer.load().waiting
     }
 }

@@ -1,7 +1,8 @@
 //! The answer role: questions to a multimodal language model about pedestrian images.
 //!
-//! One thread owns the model; questions of one kind queue for it and are batched. A yes/no question costs one forward
-//! pass; a description is made once for each image and kept. The program and the all-in-one process run the same [`App`]:
+//! One thread owns the model and works step by step: in each, texts get a token and new questions a part of their prompt,
+//! so that none waits for another to end. A yes/no question costs one forward pass; a description is made once for each
+//! image and kept, with a data folder beyond the end of the process. The program and the all-in-one process run the same [`App`]:
 //!
 //! ```no_run
 //! # use thicket_answer::{App, Config};
@@ -15,16 +16,18 @@
 
 mod adapters;
 mod app;
+mod archive;
 mod config;
-mod descriptions;
 mod engine;
+mod memory;
 mod model;
 mod rpc;
+mod store;
 
 pub use adapters::MAX_ADAPTER_NAME_BYTES;
 pub use app::App;
 pub use config::{
-    AnswerArgs, Args, Config, DEFAULT_ADAPTER_LIMIT, DEFAULT_DESCRIPTIONS, DEFAULT_MAX_BATCH,
-    DEFAULT_MAX_OUTPUT_TOKENS, LoadingArgs, PROMPTS_FILE,
+    AnswerArgs, Args, BudgetArgs, Config, DEFAULT_ADAPTER_LIMIT, DEFAULT_ANSWER_CACHE_BYTES,
+    DEFAULT_DESCRIPTIONS, DEFAULT_MAX_BATCH, DEFAULT_MAX_OUTPUT_TOKENS, LoadingArgs, PROMPTS_FILE,
 };
 pub use rpc::{MAX_ANSWERS, MAX_REWRITES, MAX_TEMPERATURE, MIN_MASS};

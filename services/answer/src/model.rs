@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use opentelemetry::KeyValue;
-use thicket_engine::{AdapterInfo, AnswererInfo, Generation, Prompt, Sampling, Verdict};
+use thicket_engine::{AdapterInfo, AnswererInfo, Ask, Generation, Kind, Prompt, Sampling, Verdict};
 use thicket_imaging::RgbImage;
 use thicket_proto::v1::Timing;
 use thicket_runtime::{Call, Done, Fault, ImageDecoder, Replicas};
@@ -11,7 +11,7 @@ use thicket_telemetry::{code_name, instruments, names};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::adapters::{Adapters, missing};
-use crate::engine::{Ask, Engine, Job, Question, Reply};
+use crate::engine::{Engine, Job, Question, Reply};
 
 /// The model as the handlers see it: questions go in, answers and their cost come out.
 #[derive(Debug, Clone)]
@@ -131,7 +131,7 @@ impl Session<'_> {
 
     /// p(Yes) of the first answer token.
     pub(crate) async fn judge(&mut self, picture: &Picture, text: String) -> Result<Verdict, Fault> {
-        match self.ask(Some(picture), text, Ask::Judgement).await? {
+        match self.ask(Kind::Locate, Some(picture), text, Ask::Judgement).await? {
             Reply::Verdict(verdict) => Ok(verdict),
             other => Err(unexpected(Some(&other))),
         }
@@ -140,22 +140,29 @@ impl Session<'_> {
     /// A generated text.
     pub(crate) async fn generate(
         &mut self,
+        kind: Kind,
         picture: Option<&Picture>,
         text: String,
         sampling: Sampling,
     ) -> Result<Generation, Fault> {
-        match self.ask(picture, text, Ask::Text(sampling)).await? {
+        match self.ask(kind, picture, text, Ask::Text(sampling)).await? {
             Reply::Text(generation) => Ok(generation),
             other => Err(unexpected(Some(&other))),
         }
     }
 
-    async fn ask(&mut self, picture: Option<&Picture>, text: String, ask: Ask) -> Result<Reply, Fault> {
+    async fn ask(
+        &mut self,
+        kind: Kind,
+        picture: Option<&Picture>,
+        text: String,
+        ask: Ask,
+    ) -> Result<Reply, Fault> {
         let started = Instant::now();
         let image = picture.map(|picture| picture.pixels.clone());
         let prompt = Prompt { image, text, adapter: self.adapter.clone() };
         let _memory = picture.map(|picture| picture.memory.clone());
-        let job = Job::Question(Question { prompt, ask, _memory });
+        let job = Job::Question(Question { prompt, ask, kind, since: started, _memory });
         let result = self.model.workers.submit(job, self.call.deadline()).await;
         self.record(started, result.as_ref());
         let Done { output, queued, ran } = result?;

@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
-use thicket_engine::Sampling;
+use thicket_engine::{Kind, Sampling};
 use thicket_proto::v1::answer_service_server::AnswerService;
 use thicket_proto::v1::{
     AggregateRequest, AggregateResponse, DecomposeRequest, DecomposeResponse, DescribeRequest,
-    DescribeResponse, GetAnswerModelRequest, GetAnswerModelResponse, ListAdaptersRequest,
-    ListAdaptersResponse, LoadAdapterRequest, LoadAdapterResponse, LocateRequest, LocateResponse,
-    RewriteRequest, RewriteResponse, UnloadAdapterRequest, UnloadAdapterResponse,
+    DescribeResponse, ForgetImageRequest, ForgetImageResponse, GetAnswerModelRequest, GetAnswerModelResponse,
+    ListAdaptersRequest, ListAdaptersResponse, LoadAdapterRequest, LoadAdapterResponse, LocateRequest,
+    LocateResponse, RewriteRequest, RewriteResponse, Timing, UnloadAdapterRequest, UnloadAdapterResponse,
 };
 use thicket_runtime::{Call, Fault, MAX_TEXT_BYTES, Right, check_text};
 use thicket_thi::Answer;
@@ -14,8 +14,10 @@ use thicket_thi::prompts::{PromptError, PromptSet, Template, describe, lines, us
 use tonic::{Request, Response, Status};
 
 use crate::adapters::to_wire;
-use crate::descriptions::{Description, Descriptions, Key};
+use crate::archive::Archive;
+use crate::memory::{Description, Memory};
 use crate::model::Model;
+use crate::store::{Kept, Key};
 
 /// Least probability that the yes and no words must have together; below it the model's text is read instead.
 pub const MIN_MASS: f64 = 0.5;
@@ -34,7 +36,8 @@ const YES_NO_TOKENS: usize = 32;
 pub(crate) struct Service {
     pub(crate) model: Model,
     pub(crate) prompts: Arc<PromptSet>,
-    pub(crate) descriptions: Arc<Descriptions>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) archive: Archive,
     pub(crate) max_output_tokens: usize,
 }
 
@@ -59,17 +62,27 @@ impl AnswerService for Service {
         let LocateRequest { text, image, adapter } = request.into_inner();
         check_text("text", &text)?;
         let prompt = self.prompts.locate(&text).map_err(unrendered)?;
+        let (fingerprint, since) = (self.model.fingerprint(&adapter)?, self.archive.since());
+        let key = Key::new(&image, &["locate", &fingerprint, &prompt]);
+        if let Some(Kept::Judgement { p_yes, usable, raw_text }) = self.archive.find(key, &call).await {
+            let timing = Some(Timing::default());
+            return Ok(Response::new(LocateResponse { p_yes, usable, raw_text, timing, cached: true }));
+        }
         let mut session = self.model.session(&call, &adapter)?;
         let picture = session.decode(image).await?;
         let verdict = session.judge(&picture, prompt.clone()).await?;
         let (p_yes, usable, raw_text) = if verdict.mass >= MIN_MASS {
             (verdict.p_yes, true, String::new())
         } else {
-            let text = session.generate(Some(&picture), prompt, greedy(YES_NO_TOKENS)).await?.text;
+            let sampling = greedy(YES_NO_TOKENS);
+            let text = session.generate(Kind::Locate, Some(&picture), prompt, sampling).await?.text;
             let answer = Answer::from_text(&text);
             (f64::from(u8::from(answer.confirms())), answer != Answer::Unusable, text)
         };
-        Ok(Response::new(LocateResponse { p_yes, usable, raw_text, timing: Some(session.timing()) }))
+        let kept = Kept::Judgement { p_yes, usable, raw_text: raw_text.clone() };
+        self.archive.keep(key, kept, since, &call).await;
+        let timing = Some(session.timing());
+        Ok(Response::new(LocateResponse { p_yes, usable, raw_text, timing, cached: false }))
     }
 
     async fn describe(
@@ -79,16 +92,24 @@ impl AnswerService for Service {
         let call = admit(&request)?;
         let DescribeRequest { image, adapter } = request.into_inner();
         let fingerprint = self.model.fingerprint(&adapter)?;
-        let key = Key::new(&image, &fingerprint, &self.prompts.template_version(Template::Describe));
+        let since = self.archive.since();
+        let (version, limit) =
+            (self.prompts.template_version(Template::Describe), self.max_output_tokens.to_string());
+        let key = Key::new(&image, &["describe", &fingerprint, &version, &limit]);
         let mut session = self.model.session(&call, &adapter)?;
-        let spent = &mut session;
+        let (spent, archive, asking) = (&mut session, &self.archive, &call);
         let make = move || async move {
+            if let Some(Kept::Description { text }) = archive.find(key, asking).await {
+                return Ok((Description { answers: describe::sentences(&text), text }, true));
+            }
             let prompt = self.prompts.describe().map_err(unrendered)?;
             let picture = spent.decode(image).await?;
-            let text = spent.generate(Some(&picture), prompt, greedy(self.max_output_tokens)).await?.text;
-            Ok(Description { answers: describe::sentences(&text), text })
+            let sampling = greedy(self.max_output_tokens);
+            let text = spent.generate(Kind::Describe, Some(&picture), prompt, sampling).await?.text;
+            archive.keep(key, Kept::Description { text: text.clone() }, since, asking).await;
+            Ok((Description { answers: describe::sentences(&text), text }, false))
         };
-        let (description, cached) = self.descriptions.get_or_make(key, make).await?;
+        let (description, cached) = self.memory.get_or_make(key, make).await?;
         Ok(Response::new(DescribeResponse {
             usable: description.answers.iter().any(|answer| usable_refinement(answer)),
             answers: description.answers.clone(),
@@ -110,7 +131,8 @@ impl AnswerService for Service {
         parts.extend(answers);
         let prompt = self.prompts.aggregate(&parts).map_err(unrendered)?;
         let mut session = self.model.session(&call, &adapter)?;
-        let text = session.generate(None, prompt, greedy(self.max_output_tokens)).await?.text;
+        let text =
+            session.generate(Kind::Aggregate, None, prompt, greedy(self.max_output_tokens)).await?.text;
         Ok(Response::new(AggregateResponse {
             usable: usable_refinement(&text),
             text,
@@ -127,7 +149,8 @@ impl AnswerService for Service {
         check_text("text", &text)?;
         let prompt = self.prompts.decompose(&text).map_err(unrendered)?;
         let mut session = self.model.session(&call, &adapter)?;
-        let raw_text = session.generate(None, prompt, greedy(self.max_output_tokens)).await?.text;
+        let raw_text =
+            session.generate(Kind::Aggregate, None, prompt, greedy(self.max_output_tokens)).await?.text;
         Ok(Response::new(DecomposeResponse {
             sentences: lines(&raw_text),
             raw_text,
@@ -156,7 +179,9 @@ impl AnswerService for Service {
         for attempt in 0..attempts {
             let sampling =
                 Sampling { temperature, seed: seed.wrapping_add(attempt), ..greedy(self.max_output_tokens) };
-            for rewrite in lines(&session.generate(None, prompt.clone(), sampling).await?.text) {
+            for rewrite in
+                lines(&session.generate(Kind::Aggregate, None, prompt.clone(), sampling).await?.text)
+            {
                 if rewrites.len() < wanted && !rewrites.contains(&rewrite) {
                     rewrites.push(rewrite);
                 }
@@ -166,6 +191,19 @@ impl AnswerService for Service {
             }
         }
         Ok(Response::new(RewriteResponse { rewrites, timing: Some(session.timing()) }))
+    }
+
+    async fn forget_image(
+        &self,
+        request: Request<ForgetImageRequest>,
+    ) -> Result<Response<ForgetImageResponse>, Status> {
+        let call = Call::of(&request);
+        call.require(Right::Write, None)?;
+        let image = hash(&request.into_inner().image_hash)?;
+        let remembered = self.memory.forget(&image);
+        let archived = self.archive.forget(image, &call).await?;
+        // What is archived was remembered first, if it still is.
+        Ok(Response::new(ForgetImageResponse { answers: archived.max(remembered) }))
     }
 
     async fn list_adapters(
@@ -202,6 +240,14 @@ fn admit<T>(request: &Request<T>) -> Result<Call, Fault> {
     let call = Call::of(request);
     call.require(Right::Read, None)?;
     Ok(call)
+}
+
+/// Reads the hash of an image.
+fn hash(hex: &str) -> Result<[u8; 32], Fault> {
+    blake3::Hash::from_hex(hex).map(Into::into).map_err(|_| {
+        let message = format!("64 hex digits expected, got {} bytes", hex.len());
+        Fault::invalid("image_hash", "IMAGE_HASH", message)
+    })
 }
 
 fn greedy(max_tokens: usize) -> Sampling {

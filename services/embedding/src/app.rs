@@ -8,7 +8,8 @@ use thicket_device::{Driver, Need, Place};
 use thicket_engine::Embedder;
 use thicket_proto::v1::embedding_service_server::EmbeddingServiceServer;
 use thicket_runtime::{
-    CpuWork, Failure, Health, ImageDecoder, MAX_MESSAGE_BYTES, Replicas, Role, Server, Services, Stop,
+    Batches, CpuWork, Failure, Health, ImageDecoder, MAX_MESSAGE_BYTES, Replicas, Role, Server, Services,
+    Stop,
 };
 
 use crate::config::Config;
@@ -89,7 +90,7 @@ impl App {
                     info: embedder.info().clone(),
                     preprocessor: embedder.preprocessor(),
                 });
-                Engine::warm(embedder, budget).map_err(|error| error.to_string())
+                Engine::warm(embedder, budget).map(Batches::of).map_err(|error| error.to_string())
             };
             (place, warm)
         });

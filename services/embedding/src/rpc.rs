@@ -13,7 +13,7 @@ use thicket_proto::v1::{
     EmbedImageRequest, EmbedImageResponse, EmbedImageResult, EmbedTextRequest, EmbedTextResponse,
     EmbeddingModel, GetModelRequest, GetModelResponse, Similarity, Vector,
 };
-use thicket_runtime::{Call, CpuWork, Fault, ImageDecoder, Replicas, Right, check_text};
+use thicket_runtime::{Batches, Call, CpuWork, Fault, ImageDecoder, Replicas, Right, check_text};
 use thicket_telemetry::{code_name, instruments, names};
 use tonic::{Request, Response, Status};
 
@@ -28,7 +28,7 @@ pub const MAX_IMAGES: usize = 64;
 /// The handlers of the embedding service.
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
-    pub(crate) workers: Replicas<Engine>,
+    pub(crate) workers: Replicas<Batches<Engine>>,
     pub(crate) decoder: ImageDecoder,
     /// Where texts are tokenised. Apart from the images' decoding, so that texts that take long hold no image up.
     pub(crate) texts: CpuWork,

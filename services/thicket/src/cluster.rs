@@ -34,6 +34,8 @@ pub(crate) struct BackendOptions {
     pub(crate) compute: ComputeArgs,
     /// Folder of everything that is kept.
     pub(crate) data: PathBuf,
+    /// Whether the answer model's answers are among it.
+    pub(crate) keep_answers: bool,
     /// Where the gallery listens.
     pub(crate) gallery: SocketAddr,
     /// Where the answer service listens; the embedding service takes a free loopback port.
@@ -141,7 +143,8 @@ impl Backends {
     /// # Errors
     /// [`Failure`] where a role cannot start.
     pub(crate) async fn start(options: BackendOptions) -> Result<Self, Failure> {
-        let BackendOptions { models, compute, data, gallery, answer: answer_listen, tokens } = options;
+        let BackendOptions { models, compute, data, keep_answers, gallery, answer: answer_listen, tokens } =
+            options;
         let mut roles = Roles::new();
         let tokens_file = tokens.as_ref().map(|own| own.file.path().to_owned());
         let role = RoleConfig { tokens_file, ..RoleConfig::in_process() };
@@ -151,6 +154,7 @@ impl Backends {
         (embedding.precision, embedding.places) = (compute.dtype, compute.device.clone());
         let mut answer = thicket_answer::Config::in_process(models.answer);
         answer.loading = models.loading;
+        answer.data = keep_answers.then(|| data.join("answer"));
         answer.role = RoleConfig { listen: answer_listen, ..role.clone() };
         (answer.precision, answer.places) = (compute.dtype, compute.device);
         let mut store = thicket_gallery::Config::in_process(data.join("gallery"));

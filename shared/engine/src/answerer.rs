@@ -2,7 +2,7 @@ use std::{path::Path, sync::Arc};
 
 use image::RgbImage;
 
-use crate::EngineError;
+use crate::{Answer, Ask, EngineError, Load, Progress, Question, Ticket};
 
 /// One user turn: at most one image, which comes first, then text. The chat template is the model's business.
 #[derive(Debug, Clone)]
@@ -88,16 +88,17 @@ pub struct AdapterInfo {
     pub fingerprint: String,
 }
 
-/// A multimodal language model.
+/// A multimodal language model that works on many questions at a time, step by step.
 ///
-/// The methods that answer take batches; the answer to a prompt does not depend on what else is in its batch. A bad
-/// prompt fails alone, which is why results are per prompt.
+/// Questions are taken up at any time between two steps. A step is a bounded piece of work, so that whoever owns the
+/// model can take up, give up and answer questions often. At temperature 0 the answer to a question does not depend on
+/// what else is asked, before or meanwhile. A bad prompt fails alone.
 pub trait Answerer: Send {
     /// What this model is.
     fn info(&self) -> &AnswererInfo;
 
     /// Makes the adapter in a folder available under a name, in place of any other of that name. The base is shared:
-    /// what is added is the adapter's own size.
+    /// what is added is the adapter's own size. Questions taken up before keep the adapter they were asked of.
     ///
     /// # Errors
     /// [`EngineError::InvalidInput`] for a folder that holds no adapter for this model; whatever had the name stays.
@@ -106,9 +107,68 @@ pub trait Answerer: Send {
     /// Gives up an adapter. False where none has the name.
     fn unload_adapter(&mut self, name: &str) -> bool;
 
-    /// Reads p(Yes) of each prompt from one forward pass; nothing is decoded.
-    fn judge(&mut self, prompts: &[Prompt]) -> Vec<Result<Verdict, EngineError>>;
+    /// Takes up a question; a later step reports what came of it under `ticket`.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for a prompt, a sampling or an adapter that cannot be used, or a question that the
+    /// key-value budget could never hold. It is not taken up then.
+    fn submit(&mut self, ticket: Ticket, question: Question) -> Result<(), EngineError>;
 
-    /// Generates an answer to each prompt.
-    fn generate(&mut self, prompts: &[Prompt], sampling: &Sampling) -> Vec<Result<Generation, EngineError>>;
+    /// Gives up a question: no step works on it or reports it any more. One that is not open is ignored.
+    fn cancel(&mut self, ticket: Ticket);
+
+    /// Works for one step. Without an open question nothing happens.
+    fn step(&mut self) -> Progress;
+
+    /// What is in hand.
+    fn load(&self) -> Load;
+
+    /// Reads p(Yes) of each prompt, running until all are answered. For an owner who asks nothing else meanwhile: with
+    /// other questions open every result is an [`EngineError::Internal`].
+    fn judge(&mut self, prompts: &[Prompt]) -> Vec<Result<Verdict, EngineError>> {
+        let answers = answer_all(self, prompts, Ask::Judgement).into_iter();
+        answers
+            .map(|answer| match answer? {
+                Answer::Verdict(verdict) => Ok(verdict),
+                Answer::Text(_) => Err(EngineError::internal("judging", "a text came back")),
+            })
+            .collect()
+    }
+
+    /// Generates an answer to each prompt, as [`Self::judge`]. Every prompt starts from the same seed.
+    fn generate(&mut self, prompts: &[Prompt], sampling: &Sampling) -> Vec<Result<Generation, EngineError>> {
+        let answers = answer_all(self, prompts, Ask::Text(*sampling)).into_iter();
+        answers
+            .map(|answer| match answer? {
+                Answer::Text(generation) => Ok(generation),
+                Answer::Verdict(_) => Err(EngineError::internal("generating", "a judgement came back")),
+            })
+            .collect()
+    }
+}
+
+/// Asks every prompt and works until all have been answered.
+fn answer_all<A: Answerer + ?Sized>(
+    answerer: &mut A,
+    prompts: &[Prompt],
+    ask: Ask,
+) -> Vec<Result<Answer, EngineError>> {
+    let lost = |reason: &str| Err(EngineError::internal("answering", reason));
+    if !answerer.load().is_idle() {
+        return prompts.iter().map(|_| lost("other questions are open")).collect();
+    }
+    let mut answers: Vec<_> = prompts.iter().map(|_| lost("the prompt's result was lost")).collect();
+    for (index, prompt) in prompts.iter().enumerate() {
+        if let Err(error) = answerer.submit(Ticket(index as u64), Question::new(prompt.clone(), ask)) {
+            answers[index] = Err(error);
+        }
+    }
+    while !answerer.load().is_idle() {
+        for (Ticket(index), answer) in answerer.step().done {
+            if let Some(place) = answers.get_mut(index as usize) {
+                *place = answer;
+            }
+        }
+    }
+    answers
 }

@@ -7,8 +7,11 @@ mod answerer;
 mod embedder;
 mod error;
 mod index;
+mod question;
+pub mod schedule;
 
 pub use answerer::{AdapterInfo, Answerer, AnswererInfo, Finish, Generation, Prompt, Sampling, Verdict};
 pub use embedder::{Embedder, EmbedderInfo, PreparedImage, PreparedText, Preprocessor, Similarity};
 pub use error::EngineError;
 pub use index::{Hit, VectorIndex};
+pub use question::{Answer, Ask, Kind, Load, Progress, Question, Ticket};

@@ -113,6 +113,7 @@ fn inspect_answer(dir: &Path, kind: Kind, options: &Options) -> Result<Inspectio
         quantization: None,
         dtype: options.dtype,
         device: options.device.clone(),
+        budgets: thicket_qwen::Budgets::default(),
     };
     let mut answerer = QwenAnswerer::load(dir, load)?;
     let stored = Stored::of_model(dir)?;

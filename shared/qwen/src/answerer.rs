@@ -1,34 +1,27 @@
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use candle_core::{DType, Device, Tensor};
-use image::RgbImage;
+use candle_core::{DType, Device};
 use thicket_engine::{
-    AdapterInfo, Answerer, AnswererInfo, EngineError, Generation, Prompt, Sampling, Verdict,
+    AdapterInfo, Answerer, AnswererInfo, Ask, EngineError, Load, Progress, Prompt, Question, Ticket,
+    schedule::{Demand, Prefix, PrefixKey},
 };
 use thicket_kernels::Quantization;
 
 use crate::{
     adapter::Adapter,
+    choosing::{self, Chooser, Words},
     config::{ConfigError, TokenIds, read_json},
-    features::{FeatureCache, ImageKey, image_key},
-    generation::{Decoder, MAX_PREFILL_TOKENS, Task, chunks_by_tokens, last_logits},
+    engine::{Budgets, Engine, Tools},
+    features::{ImageKey, image_key},
     model::{LoadError, QwenModel},
-    processor::{ImagePatches, Processor, ProcessorConfig, batch_patches},
-    prompt::{PromptEncoder, PromptError},
-    readout,
+    processor::{Processor, ProcessorConfig},
+    prompt::{EncodedPrompt, PromptEncoder, PromptError},
+    sequence::{Beginning, Goal, Sequence, View, Writing},
 };
-
-/// Most patches in one forward pass of the vision tower, unless a single image has more.
-const MAX_VISION_PATCHES: usize = 8192;
-/// Highest sampling temperature accepted.
-const MAX_TEMPERATURE: f64 = 10.0;
-
-const YES_WORDS: [&str; 6] = ["Yes", "yes", "YES", " Yes", " yes", " YES"];
-const NO_WORDS: [&str; 6] = ["No", "no", "NO", " No", " no", " NO"];
 
 /// How a model folder is loaded.
 #[derive(Debug, Clone)]
@@ -44,40 +37,37 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// Where the model runs.
     pub device: Device,
+    /// What the work on questions may take.
+    pub budgets: Budgets,
 }
 
 impl LoadOptions {
     /// The model alone in f32 on the CPU, the reference.
     #[must_use]
     pub fn reference(name: impl Into<String>) -> Self {
-        Self { name: name.into(), adapter: None, quantization: None, dtype: DType::F32, device: Device::Cpu }
+        Self {
+            name: name.into(),
+            adapter: None,
+            quantization: None,
+            dtype: DType::F32,
+            device: Device::Cpu,
+            budgets: Budgets::default(),
+        }
     }
-}
-
-/// The model that answers a prompt: the base, or the base with an adapter beside its weights.
-#[derive(Debug, Clone)]
-struct View {
-    model: Arc<QwenModel>,
-    /// Digest of an adapter that changes the vision tower; empty without one.
-    eyes: String,
 }
 
 /// A Qwen2-VL or Qwen2.5-VL folder as an [`Answerer`].
 ///
-/// Equal prompts get equal answers whatever they are batched with, up to the rounding of matrix products of
-/// different heights. With a temperature, every prompt of a call starts from the same seed.
+/// In f32 on the CPU the answer to a prompt is the same, bit for bit, whatever is asked beside it, in whatever chunks it
+/// is run, and whether the beginning of its prompt was computed for it or kept from an earlier question. With a
+/// temperature, a question's seed fixes its answer.
 #[derive(Debug)]
 pub struct QwenAnswerer {
     info: AnswererInfo,
     base: View,
     adapted: BTreeMap<String, View>,
-    processor: Processor,
-    encoder: PromptEncoder,
-    features: FeatureCache,
-    /// Tokens that end an answer.
-    stops: Vec<u32>,
-    yes: Vec<u32>,
-    no: Vec<u32>,
+    tools: Tools,
+    engine: Engine,
 }
 
 impl QwenAnswerer {
@@ -110,10 +100,15 @@ impl QwenAnswerer {
         let fingerprint = fingerprint(dir, &weights, &options);
         let info =
             AnswererInfo { name: options.name, fingerprint, context_length: config.max_position_embeddings };
-        let (yes, no) = (encoder.single_tokens(&YES_WORDS), encoder.single_tokens(&NO_WORDS));
-        let base = View { model: Arc::new(model), eyes: String::new() };
-        let (adapted, features) = (BTreeMap::new(), FeatureCache::new());
-        Ok(Self { info, base, adapted, processor, encoder, features, stops, yes, no })
+        let engine = Engine::new(&model, &options.budgets)?;
+        let words = Words::of(&encoder);
+        let tools = Tools { processor, encoder, words, stops };
+        let base = View {
+            model: Arc::new(model),
+            fingerprint: info.fingerprint.as_str().into(),
+            eyes: String::new().into(),
+        };
+        Ok(Self { info, base, adapted: BTreeMap::new(), tools, engine })
     }
 
     /// The model behind it, as it was started.
@@ -131,232 +126,93 @@ impl QwenAnswerer {
         })
     }
 
-    /// Has `answer` answer the prompts of each adapter together, and puts the answers in the order of the prompts.
-    fn by_adapter<T>(
-        &mut self,
-        prompts: &[Prompt],
-        mut answer: impl FnMut(&mut Self, &View, &[(usize, &Prompt)]) -> HashMap<usize, Result<T, EngineError>>,
-    ) -> Vec<Result<T, EngineError>> {
-        let mut groups: BTreeMap<Option<&str>, Vec<(usize, &Prompt)>> = BTreeMap::new();
-        for (index, prompt) in prompts.iter().enumerate() {
-            groups.entry(prompt.adapter.as_deref()).or_default().push((index, prompt));
-        }
-        let mut results = HashMap::with_capacity(prompts.len());
-        for (adapter, group) in groups {
-            match self.view(adapter) {
-                Ok(view) => results.extend(answer(self, &view, &group)),
-                Err(error) => results.extend(group.iter().map(|(index, _)| (*index, Err(error.clone())))),
-            }
-        }
-        let lost = || Err(EngineError::internal("answering", "the prompt's result was lost"));
-        (0..prompts.len()).map(|index| results.remove(&index).unwrap_or_else(lost)).collect()
-    }
-
     /// The chat template behind it.
     #[must_use]
     pub fn encoder(&self) -> &PromptEncoder {
-        &self.encoder
+        &self.tools.encoder
     }
 
     /// The image pre-processing behind it.
     #[must_use]
     pub fn processor(&self) -> &Processor {
-        &self.processor
+        &self.tools.processor
     }
 
-    /// Encodes prompts and computes the image tokens they need. `new_tokens` is the least room an answer needs.
-    fn prepare(
-        &mut self,
-        view: &View,
-        prompts: &[(usize, &Prompt)],
-        new_tokens: usize,
-    ) -> (Vec<Task>, Vec<(usize, EngineError)>) {
-        let mut tasks = Vec::with_capacity(prompts.len());
-        let mut failures = Vec::new();
-        let mut needed = Vec::new();
-        for &(index, prompt) in prompts {
-            match self.encode(prompt, new_tokens) {
-                Ok(encoded) => {
-                    needed.extend(prompt.image.as_ref().map(|image| (index, image)));
-                    tasks.push(Task { index, prompt: encoded, image: None });
-                }
-                Err(error) => failures.push((index, error)),
-            }
+    /// The question in the model's terms, and what it takes.
+    fn sequence(&self, question: Question) -> Result<(Sequence, Demand), EngineError> {
+        let Question { prompt, ask, kind, urgency } = question;
+        if let Ask::Text(sampling) = &ask {
+            choosing::check(sampling)?;
         }
-        let mut images: HashMap<usize, Result<Tensor, EngineError>> =
-            self.image_tokens(view, &needed).into_iter().collect();
-        tasks.retain_mut(|task| match images.remove(&task.index) {
-            None => true,
-            Some(Ok(tokens)) => {
-                task.image = Some(tokens);
-                true
-            }
-            Some(Err(error)) => {
-                failures.push((task.index, error));
-                false
-            }
+        let view = self.view(prompt.adapter.as_deref())?;
+        let (EncodedPrompt { mut tokens, mut positions }, grid) = self.encode(&prompt)?;
+        let (prompt_tokens, next_position) = (tokens.len(), crate::next_position(&positions));
+        let goal = match &ask {
+            Ask::Judgement => Goal::Judge,
+            Ask::Text(sampling) => Goal::Write(Writing {
+                limit: sampling.max_tokens.min(self.info.context_length - prompt_tokens),
+                tokens: Vec::new(),
+                chooser: Chooser::new(sampling),
+            }),
+        };
+        let beginning = prompt.image.zip(grid).map(|(image, grid)| {
+            let own = self.tools.encoder.image_prefix(grid).len();
+            let (question, question_positions) = (tokens.split_off(own), positions.split_off(own));
+            let image_key = image_key(&image, &view.eyes);
+            let key = prefix_key(&view.fingerprint, &image_key);
+            let tokens = std::mem::replace(&mut tokens, question);
+            let positions = std::mem::replace(&mut positions, question_positions);
+            Beginning { key, image, image_key, tokens, positions }
         });
-        (tasks, failures)
+        let patches_per_token = view.model.config().vision_config.patches_per_token();
+        let prefix = beginning.as_ref().zip(grid).map(|(beginning, (rows, columns))| Prefix {
+            key: beginning.key,
+            tokens: beginning.tokens.len(),
+            patches: rows * columns * patches_per_token,
+        });
+        let sequence = Sequence {
+            view,
+            prefix: beginning.as_ref().map(|beginning| beginning.key),
+            beginning,
+            tokens,
+            positions,
+            prompt_tokens,
+            next_position,
+            goal,
+            cache: None,
+        };
+        let (tokens, new_tokens) = (sequence.tokens.len(), sequence.new_tokens());
+        Ok((sequence, Demand { kind, urgency, prefix, tokens, new_tokens }))
     }
 
-    fn encode(&self, prompt: &Prompt, new_tokens: usize) -> Result<crate::EncodedPrompt, EngineError> {
+    /// The tokens of a prompt that leaves room for an answer, and the (rows, columns) of its image's.
+    fn encode(&self, prompt: &Prompt) -> Result<(EncodedPrompt, Option<(usize, usize)>), EngineError> {
         let grid = match &prompt.image {
             None => None,
             Some(image) => Some(
-                self.processor
+                self.tools
+                    .processor
                     .token_grid(image.width(), image.height())
                     .map_err(|cause| EngineError::invalid("image", cause.to_string()))?,
             ),
         };
         let encoded = self
+            .tools
             .encoder
             .encode(&prompt.text, grid)
             .map_err(|cause| EngineError::invalid("text", cause.to_string()))?;
         let (length, limit) = (encoded.tokens.len(), self.info.context_length);
-        if length + new_tokens > limit {
+        if length >= limit {
             let image_tokens = grid.map_or(0, |(rows, columns)| rows * columns);
             return Err(EngineError::invalid(
                 "text",
                 format!(
                     "the prompt has {length} tokens ({image_tokens} of them the image), at most {} fit the context of {limit}",
-                    limit.saturating_sub(new_tokens)
+                    limit.saturating_sub(1)
                 ),
             ));
         }
-        Ok(encoded)
-    }
-
-    /// The image tokens of prompts, each distinct image computed once and remembered.
-    fn image_tokens(
-        &mut self,
-        view: &View,
-        needed: &[(usize, &Arc<RgbImage>)],
-    ) -> Vec<(usize, Result<Tensor, EngineError>)> {
-        let mut keys: HashMap<*const RgbImage, ImageKey> = HashMap::new();
-        let mut found: HashMap<ImageKey, Result<Tensor, String>> = HashMap::new();
-        let mut missing: Vec<(ImageKey, &RgbImage)> = Vec::new();
-        for (_, image) in needed {
-            let key = *keys.entry(Arc::as_ptr(image)).or_insert_with(|| image_key(image, &view.eyes));
-            if found.contains_key(&key) || missing.iter().any(|(known, _)| *known == key) {
-                continue;
-            }
-            match self.features.get(&key) {
-                Some(tokens) => _ = found.insert(key, Ok(tokens)),
-                None => missing.push((key, image)),
-            }
-        }
-        // Images of one size stand together, so that the tower runs them as one batch.
-        missing.sort_by_key(|(_, image)| image.dimensions());
-        let mut pending: Vec<(ImageKey, ImagePatches)> = Vec::new();
-        let mut patches = 0;
-        for (key, image) in missing {
-            match self.processor.patches(image) {
-                Err(cause) => _ = found.insert(key, Err(cause.to_string())),
-                Ok(cut) => {
-                    let count = cut.grid.0 * cut.grid.1;
-                    if !pending.is_empty() && patches + count > MAX_VISION_PATCHES {
-                        self.see(view, std::mem::take(&mut pending), &mut found);
-                        patches = 0;
-                    }
-                    patches += count;
-                    pending.push((key, cut));
-                }
-            }
-        }
-        self.see(view, pending, &mut found);
-        needed
-            .iter()
-            .map(|(index, image)| {
-                let tokens = match found.get(&keys[&Arc::as_ptr(image)]) {
-                    Some(Ok(tokens)) => Ok(tokens.clone()),
-                    Some(Err(reason)) => Err(EngineError::internal("image forward pass", reason)),
-                    None => Err(EngineError::internal("image forward pass", "no result")),
-                };
-                (*index, tokens)
-            })
-            .collect()
-    }
-
-    /// Runs the vision tower over some images.
-    fn see(
-        &mut self,
-        view: &View,
-        images: Vec<(ImageKey, ImagePatches)>,
-        found: &mut HashMap<ImageKey, Result<Tensor, String>>,
-    ) {
-        if images.is_empty() {
-            return;
-        }
-        let patches: Vec<&ImagePatches> = images.iter().map(|(_, patches)| patches).collect();
-        let language = &view.model.language;
-        let tokens = batch_patches(&patches, language.dtype(), language.device())
-            .and_then(|(patches, grids)| view.model.vision.forward(&patches, &grids));
-        let per_token = view.model.config().vision_config.patches_per_token();
-        let mut start = 0;
-        for (key, patches) in &images {
-            let count = patches.grid.0 * patches.grid.1 / per_token;
-            let own = match &tokens {
-                // A copy of its own, so that the batch's memory does not outlive the call.
-                Ok(tokens) => tokens.narrow(0, start, count).and_then(|tokens| tokens.force_contiguous()),
-                Err(cause) => Err(candle_core::Error::Msg(cause.to_string())),
-            };
-            start += count;
-            if let Ok(tokens) = &own {
-                self.features.insert(*key, tokens.clone());
-            }
-            found.insert(*key, own.map_err(|cause| cause.to_string()));
-        }
-    }
-
-    fn verdict(&self, logits: &[f32], prompt_tokens: usize) -> Result<Verdict, EngineError> {
-        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let weight = |logit: f32| f64::from(logit - largest).exp();
-        let total: f64 = logits.iter().map(|&logit| weight(logit)).sum();
-        if !total.is_finite() {
-            return Err(EngineError::internal("judging", "the logits are not numbers"));
-        }
-        let share = |words: &[u32]| words.iter().map(|&word| weight(logits[word as usize])).sum::<f64>();
-        let (yes, no) = (share(&self.yes), share(&self.no));
-        let p_yes = if yes + no > 0.0 { yes / (yes + no) } else { 0.0 };
-        Ok(Verdict { p_yes, mass: ((yes + no) / total).min(1.0), prompt_tokens })
-    }
-
-    /// As [`Self::verdict`] of every row, of which only the words' logits and one sum leave the device.
-    fn judge_on_device(&self, logits: &Tensor, tasks: &[Task]) -> Vec<Result<Verdict, EngineError>> {
-        let words: Vec<u32> = self.yes.iter().chain(&self.no).copied().collect();
-        let rows = match readout::word_logits(logits, &words) {
-            Ok(rows) => rows,
-            Err(cause) => {
-                return tasks.iter().map(|_| Err(EngineError::internal("judging", &cause))).collect();
-            }
-        };
-        let verdict = |(task, row): (&Task, readout::WordLogits)| {
-            if !row.log_sum_exp.is_finite() {
-                return Err(EngineError::internal("judging", "the logits are not numbers"));
-            }
-            let (yes, no) = (row.share(0..self.yes.len()), row.share(self.yes.len()..words.len()));
-            let p_yes = if yes + no > 0.0 { yes / (yes + no) } else { 0.0 };
-            Ok(Verdict { p_yes, mass: (yes + no).min(1.0), prompt_tokens: task.prompt.tokens.len() })
-        };
-        tasks.iter().zip(rows).map(verdict).collect()
-    }
-
-    fn judge_chunk(&self, view: &View, tasks: &[Task]) -> Vec<Result<Verdict, EngineError>> {
-        let logits = last_logits(&view.model, tasks);
-        if let Ok(logits) = &logits
-            && !logits.device().is_cpu()
-        {
-            return self.judge_on_device(logits, tasks);
-        }
-        let logits = logits.and_then(|logits| logits.to_vec2::<f32>());
-        match logits {
-            Ok(rows) => tasks
-                .iter()
-                .zip(&rows)
-                .map(|(task, row)| self.verdict(row, task.prompt.tokens.len()))
-                .collect(),
-            Err(cause) => tasks.iter().map(|_| Err(EngineError::internal("judging", &cause))).collect(),
-        }
+        Ok((encoded, grid))
     }
 }
 
@@ -372,8 +228,10 @@ impl Answerer for QwenAnswerer {
         let adapter = Adapter::open(folder).map_err(|cause| refused(&cause))?;
         let model = self.base.model.adapted(&adapter).map_err(|cause| refused(&cause))?;
         let fingerprint = combined(&self.info.fingerprint, adapter.fingerprint());
-        let eyes = if adapter.sees() { fingerprint.clone() } else { String::new() };
-        self.adapted.insert(name.to_string(), View { model: Arc::new(model), eyes });
+        let fingerprint_of: Arc<str> = fingerprint.as_str().into();
+        let eyes = if adapter.sees() { fingerprint_of.clone() } else { String::new().into() };
+        let view = View { model: Arc::new(model), fingerprint: fingerprint_of, eyes };
+        self.adapted.insert(name.to_string(), view);
         Ok(AdapterInfo { name: name.to_string(), fingerprint })
     }
 
@@ -381,52 +239,29 @@ impl Answerer for QwenAnswerer {
         self.adapted.remove(name).is_some()
     }
 
-    fn judge(&mut self, prompts: &[Prompt]) -> Vec<Result<Verdict, EngineError>> {
-        self.by_adapter(prompts, |answerer, view, group| {
-            let (tasks, failures) = answerer.prepare(view, group, 1);
-            let mut results: HashMap<_, _> =
-                failures.into_iter().map(|(index, error)| (index, Err(error))).collect();
-            for chunk in chunks_by_tokens(tasks, MAX_PREFILL_TOKENS) {
-                let verdicts = answerer.judge_chunk(view, &chunk);
-                results.extend(chunk.iter().map(|task| task.index).zip(verdicts));
-            }
-            results
-        })
+    fn submit(&mut self, ticket: Ticket, question: Question) -> Result<(), EngineError> {
+        let (sequence, demand) = self.sequence(question)?;
+        self.engine.push(ticket, sequence, demand)
     }
 
-    fn generate(&mut self, prompts: &[Prompt], sampling: &Sampling) -> Vec<Result<Generation, EngineError>> {
-        if let Err((field, reason)) = check(sampling) {
-            return prompts.iter().map(|_| Err(EngineError::invalid(field, reason.clone()))).collect();
-        }
-        self.by_adapter(prompts, |answerer, view, group| {
-            let (tasks, failures) = answerer.prepare(view, group, 1);
-            let mut results: HashMap<_, _> =
-                failures.into_iter().map(|(index, error)| (index, Err(error))).collect();
-            for (index, outcome) in Decoder::new(&view.model, sampling, &answerer.stops).run(tasks) {
-                let generation = outcome.and_then(|done| {
-                    let text = answerer
-                        .encoder
-                        .decode(&done.tokens)
-                        .map_err(|cause| EngineError::internal("detokenizing", cause))?;
-                    let (prompt_tokens, finish) = (done.prompt_tokens, done.finish);
-                    Ok(Generation { text, tokens: done.tokens, prompt_tokens, finish })
-                });
-                results.insert(index, generation);
-            }
-            results
-        })
+    fn cancel(&mut self, ticket: Ticket) {
+        self.engine.cancel(ticket);
+    }
+
+    fn step(&mut self) -> Progress {
+        self.engine.step(&self.tools)
+    }
+
+    fn load(&self) -> Load {
+        self.engine.load()
     }
 }
 
-fn check(sampling: &Sampling) -> Result<(), (&'static str, String)> {
-    if sampling.max_tokens == 0 {
-        return Err(("max_tokens", "at least 1 expected, got 0".to_string()));
-    }
-    let temperature = sampling.temperature;
-    if !(0.0..=MAX_TEMPERATURE).contains(&temperature) {
-        return Err(("temperature", format!("0 to {MAX_TEMPERATURE} expected, got {temperature}")));
-    }
-    Ok(())
+/// Names what an image is to a model: equal keys, equal keys and values up to the end of the image.
+fn prefix_key(fingerprint: &str, image: &ImageKey) -> PrefixKey {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(fingerprint.as_bytes()).update(image);
+    *hasher.finalize().as_bytes()
 }
 
 /// `eos_token_id` of a `generation_config.json`, where the file is there and names any.

@@ -1,19 +1,45 @@
-use candle_core::{DType, Device, Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// Room added when a cache outgrows its capacity, at least.
 const GROWTH: usize = 32;
 
-/// Keys and values that one sequence has so far, in every layer.
+/// Keys and values that one sequence has so far, in every layer: those of a beginning that it shares with others, where
+/// it has one, and its own.
 ///
 /// The capacity is what was asked for, and grows by half when a sequence outlives it.
 #[derive(Debug)]
 pub struct KvCache {
+    prefix: Option<KvPrefix>,
     layers: Vec<Layer>,
+    /// Tokens of its own.
     len: usize,
 }
 
+/// Keys and values of the beginning of some sequences, held once. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct KvPrefix {
+    layers: Arc<[Layer]>,
+    len: usize,
+}
+
+impl KvPrefix {
+    /// Tokens held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True for a prefix of no tokens.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
 /// (capacity, kv heads, head_dim) each: a token's entries are written with one copy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Layer {
     keys: Tensor,
     values: Tensor,
@@ -31,19 +57,38 @@ impl KvCache {
         let zeros = || Tensor::zeros((capacity.max(1), heads, head_dim), dtype, device);
         let layers =
             (0..layers).map(|_| Ok(Layer { keys: zeros()?, values: zeros()? })).collect::<Result<_>>()?;
-        Ok(Self { layers, len: 0 })
+        Ok(Self { prefix: None, layers, len: 0 })
     }
 
-    /// Tokens held.
+    /// The cache of a sequence that goes on from a prefix.
+    pub(crate) fn after(self, prefix: KvPrefix) -> Self {
+        Self { prefix: Some(prefix), ..self }
+    }
+
+    /// What is held, and what is still to be written up to the capacity, as the beginning of other sequences. They must
+    /// not run before it is written; in one forward pass they come after it. This cache must not outgrow its capacity.
+    ///
+    /// # Errors
+    /// A cache that goes on from a prefix itself, or one without layers.
+    pub fn share(&self) -> Result<KvPrefix> {
+        match (&self.prefix, self.layers.first()) {
+            (None, Some(layer)) => {
+                Ok(KvPrefix { len: layer.keys.dim(0)?, layers: self.layers.clone().into() })
+            }
+            _ => bail!("only the cache of a whole sequence can be shared"),
+        }
+    }
+
+    /// Tokens held, those of the prefix included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.prefix.as_ref().map_or(0, KvPrefix::len) + self.len
     }
 
     /// True before the first token.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Writes the keys and values (new tokens, kv heads, head_dim; contiguous) of one layer after those held, and
@@ -57,6 +102,7 @@ impl KvCache {
     ) -> Result<(Tensor, Tensor)> {
         let len = self.len;
         let total = len + keys.dim(0)?;
+        let prefix = self.prefix.as_ref().map(|prefix| &prefix.layers[layer]);
         let layer = &mut self.layers[layer];
         let capacity = layer.keys.dim(0)?;
         if total > capacity {
@@ -66,13 +112,23 @@ impl KvCache {
         }
         layer.keys.slice_set(keys, 0, len)?;
         layer.values.slice_set(values, 0, len)?;
-        Ok((layer.keys.narrow(0, 0, total)?, layer.values.narrow(0, 0, total)?))
+        let (keys, values) = (layer.keys.narrow(0, 0, total)?, layer.values.narrow(0, 0, total)?);
+        match prefix {
+            None => Ok((keys, values)),
+            // In one piece for the time of the product, so that it is summed as a whole prompt's is: bit for bit the
+            // same answer. Reading all of it is what attention does anyway.
+            Some(prefix) => Ok((joined(&prefix.keys, &keys)?, joined(&prefix.values, &values)?)),
+        }
     }
 
     /// Counts tokens whose entries every layer has received.
     pub(crate) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
     }
+}
+
+fn joined(first: &Tensor, second: &Tensor) -> Result<Tensor> {
+    Tensor::cat(&[first, second], 0)
 }
 
 fn grown(held: &Tensor, len: usize, capacity: usize) -> Result<Tensor> {
@@ -103,5 +159,20 @@ mod tests {
             assert_eq!(first_of_each(&values), expected.iter().map(|v| v + 10.0).collect::<Vec<_>>());
         }
         assert_eq!(cache.len(), 5);
+    }
+
+    #[test]
+    fn what_is_written_after_it_was_shared_is_seen_behind_it() {
+        let new = |capacity| KvCache::new(1, capacity, 1, 1, DType::F32, &Device::Cpu).unwrap();
+        let tokens = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap().reshape(((), 1, 1)).unwrap();
+        let mut first = new(2);
+        let mut second = new(1).after(first.share().unwrap());
+        first.append(0, &tokens(&[1.0, 2.0]), &tokens(&[5.0, 6.0])).unwrap();
+        let (keys, values) = second.append(0, &tokens(&[3.0]), &tokens(&[7.0])).unwrap();
+        second.advance(1);
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!((flat(&keys), flat(&values)), (vec![1.0, 2.0, 3.0], vec![5.0, 6.0, 7.0]));
+        assert_eq!(second.len(), 3);
+        assert!(second.share().is_err());
     }
 }

@@ -1,12 +1,18 @@
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use candle_core::Tensor;
 use image::RgbImage;
+use thicket_cache::Cache;
 
-/// Most bytes of image tokens kept between calls.
-const CAPACITY_BYTES: usize = 64 << 20;
+use crate::{
+    model::QwenModel,
+    processor::{ImagePatches, Processor, batch_patches},
+};
 
-/// Digest of an image's size and pixels.
+/// Most patches in one forward pass of the vision tower, unless a single image has more.
+const MAX_PATCHES: usize = 8192;
+
+/// Digest of an image's size and pixels and of the eyes that see it.
 pub(crate) type ImageKey = [u8; 32];
 
 /// Names an image by its content and by what changes the eyes that see it: the digest of an adapter of the vision tower,
@@ -21,90 +27,90 @@ pub(crate) fn image_key(image: &RgbImage, eyes: &str) -> ImageKey {
     *hasher.finalize().as_bytes()
 }
 
-/// The vision tower's output for the images asked about last; the least recently used go first.
+/// Images as the language model reads them; the ones asked about last are kept.
 #[derive(Debug)]
-pub(crate) struct FeatureCache {
-    entries: HashMap<ImageKey, Entry>,
-    bytes: usize,
-    capacity: usize,
-    clock: u64,
+pub(crate) struct Features {
+    kept: Cache<ImageKey, Tensor>,
 }
 
-#[derive(Debug)]
-struct Entry {
-    tokens: Tensor,
-    used: u64,
-}
+/// The tokens of each image, or why there are none.
+pub(crate) type Seen = HashMap<ImageKey, Result<Tensor, String>>;
 
-impl FeatureCache {
-    pub(crate) fn new() -> Self {
-        Self::with_capacity(CAPACITY_BYTES)
+impl Features {
+    /// `budget` in bytes.
+    pub(crate) fn new(budget: usize) -> Self {
+        Self { kept: Cache::new(budget) }
     }
 
-    fn with_capacity(capacity: usize) -> Self {
-        Self { entries: HashMap::new(), bytes: 0, capacity, clock: 0 }
-    }
-
-    /// The tokens of an image, if they are held.
-    pub(crate) fn get(&mut self, key: &ImageKey) -> Option<Tensor> {
-        self.clock += 1;
-        let entry = self.entries.get_mut(key)?;
-        entry.used = self.clock;
-        Some(entry.tokens.clone())
-    }
-
-    /// Keeps the tokens of an image, if there can ever be room for them. `tokens` must own its memory alone, or more
-    /// than the counted bytes would be held.
-    pub(crate) fn insert(&mut self, key: ImageKey, tokens: Tensor) {
-        let size = size_of(&tokens);
-        if size > self.capacity {
-            return;
-        }
-        self.clock += 1;
-        if let Some(old) = self.entries.insert(key, Entry { tokens, used: self.clock }) {
-            self.bytes -= size_of(&old.tokens);
-        }
-        self.bytes += size;
-        while self.bytes > self.capacity {
-            let Some(oldest) = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key)
-            else {
-                break;
-            };
-            if let Some(old) = self.entries.remove(&oldest) {
-                self.bytes -= size_of(&old.tokens);
+    /// The image tokens, (tokens, hidden) each, of images: from memory, or from the vision tower of `model`.
+    pub(crate) fn of(
+        &mut self,
+        model: &QwenModel,
+        processor: &Processor,
+        images: &[(ImageKey, Arc<RgbImage>)],
+    ) -> Seen {
+        let mut seen = Seen::new();
+        let mut missing: Vec<(ImageKey, &RgbImage)> = Vec::new();
+        for (key, image) in images {
+            if seen.contains_key(key) || missing.iter().any(|(known, _)| known == key) {
+                continue;
+            }
+            match self.kept.get(key) {
+                Some(tokens) => _ = seen.insert(*key, Ok(tokens.clone())),
+                None => missing.push((*key, image)),
             }
         }
+        // Images of one size stand together, so that the tower runs them as one batch.
+        missing.sort_by_key(|(_, image)| image.dimensions());
+        let mut batch: Vec<(ImageKey, ImagePatches)> = Vec::new();
+        let mut patches = 0;
+        for (key, image) in missing {
+            match processor.patches(image) {
+                Err(cause) => _ = seen.insert(key, Err(cause.to_string())),
+                Ok(cut) => {
+                    let count = cut.grid.0 * cut.grid.1;
+                    if patches + count > MAX_PATCHES {
+                        self.look(model, std::mem::take(&mut batch), &mut seen);
+                        patches = 0;
+                    }
+                    patches += count;
+                    batch.push((key, cut));
+                }
+            }
+        }
+        self.look(model, batch, &mut seen);
+        seen
     }
-}
 
-fn size_of(tokens: &Tensor) -> usize {
-    tokens.elem_count() * tokens.dtype().size_in_bytes()
+    /// Runs the vision tower over a batch.
+    fn look(&mut self, model: &QwenModel, batch: Vec<(ImageKey, ImagePatches)>, seen: &mut Seen) {
+        if batch.is_empty() {
+            return;
+        }
+        let patches: Vec<&ImagePatches> = batch.iter().map(|(_, patches)| patches).collect();
+        let tokens = batch_patches(&patches, model.language.dtype(), model.language.device())
+            .and_then(|(patches, grids)| model.vision.forward(&patches, &grids));
+        let per_token = model.config().vision_config.patches_per_token();
+        let mut start = 0;
+        for (key, patches) in &batch {
+            let count = patches.grid.0 * patches.grid.1 / per_token;
+            let own = match &tokens {
+                // A copy of its own, so that the batch's memory does not outlive the call.
+                Ok(tokens) => tokens.narrow(0, start, count).and_then(|tokens| tokens.force_contiguous()),
+                Err(cause) => Err(candle_core::Error::Msg(cause.to_string())),
+            };
+            start += count;
+            if let Ok(tokens) = &own {
+                self.kept.insert(*key, tokens.clone(), tokens.elem_count() * tokens.dtype().size_in_bytes());
+            }
+            seen.insert(*key, own.map_err(|cause| cause.to_string()));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
-
     use super::*;
-
-    fn tokens(count: usize) -> Tensor {
-        Tensor::zeros((count, 4), DType::F32, &Device::Cpu).unwrap()
-    }
-
-    #[test]
-    fn the_least_recently_used_image_goes_first() {
-        let mut cache = FeatureCache::with_capacity(2 * 16);
-        let keys = [[0; 32], [1; 32], [2; 32]];
-        cache.insert(keys[0], tokens(1));
-        cache.insert(keys[1], tokens(1));
-        assert!(cache.get(&keys[0]).is_some());
-        cache.insert(keys[2], tokens(1));
-        assert!(cache.get(&keys[1]).is_none());
-        assert!(cache.get(&keys[0]).is_some() && cache.get(&keys[2]).is_some());
-        cache.insert(keys[1], tokens(3));
-        assert!(cache.get(&keys[1]).is_none(), "an entry above the capacity is not kept");
-        assert_eq!(cache.bytes, 32);
-    }
 
     #[test]
     fn images_of_another_shape_and_images_seen_otherwise_have_other_keys() {

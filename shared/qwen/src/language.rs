@@ -3,7 +3,7 @@ use candle_nn::VarBuilder;
 use thicket_kernels::{Mask, Quantization};
 
 use crate::{
-    cache::KvCache,
+    cache::{KvCache, KvPrefix},
     config::Config,
     linear::{Linear, RmsNorm, gated, normal, rows},
     prompt::Position,
@@ -249,6 +249,14 @@ impl LanguageModel {
     pub fn new_cache(&self, capacity: usize) -> Result<KvCache> {
         let Sizes { kv_heads, head_dim, .. } = self.sizes;
         KvCache::new(self.layers.len(), capacity, kv_heads, head_dim, self.dtype(), self.device())
+    }
+
+    /// An empty cache with room for `capacity` tokens after a prefix.
+    ///
+    /// # Errors
+    /// The device has no room for it.
+    pub fn new_cache_after(&self, prefix: KvPrefix, capacity: usize) -> Result<KvCache> {
+        Ok(self.new_cache(capacity)?.after(prefix))
     }
 
     /// Bytes that one token occupies in a cache.

@@ -4,10 +4,11 @@
 mod adapter;
 mod answerer;
 mod cache;
+mod choosing;
 mod config;
+mod engine;
 mod features;
 mod footprint;
-mod generation;
 mod language;
 mod linear;
 mod model;
@@ -15,12 +16,14 @@ mod processor;
 mod prompt;
 mod readout;
 mod rotary;
+mod sequence;
 mod vision;
 
 pub use adapter::{AdapterError, check_adapter};
 pub use answerer::{LoadOptions, QwenAnswerer};
-pub use cache::KvCache;
+pub use cache::{KvCache, KvPrefix};
 pub use config::{Config, ConfigError, RopeScaling, TokenIds, VisionConfig, VisionFamily};
+pub use engine::Budgets;
 pub use footprint::weight_bytes;
 pub use language::{LanguageModel, Segment};
 pub use model::{LoadError, QwenModel};

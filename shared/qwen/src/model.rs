@@ -46,6 +46,9 @@ pub enum LoadError {
         /// The tensor and what is wrong with it.
         reason: String,
     },
+    /// Budgets that no question could be worked on within.
+    #[error("budgets: {0}")]
+    Budgets(#[from] thicket_engine::schedule::LimitsError),
     /// The tokenizer.
     #[error("{}: {source}", dir.display())]
     Tokenizer {

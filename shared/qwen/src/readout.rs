@@ -1,6 +1,66 @@
-//! What is read of logits where they are, so that a row of the vocabulary's length does not travel from a GPU.
+//! What is read of logits, and where: a row of the vocabulary's length does not travel from a GPU.
 
 use candle_core::{D, Result, Tensor};
+use thicket_engine::{EngineError, Verdict};
+
+use crate::choosing::{Chooser, Words, argmax};
+
+/// Logits f32 (rows, vocab) of a forward pass, read as far as the answers need them.
+pub(crate) struct Readout<'a> {
+    logits: &'a Tensor,
+    read: Read,
+}
+
+enum Read {
+    /// Every row, on the processor.
+    Whole(Vec<Vec<f32>>),
+    /// What a GPU reads off by itself, one a row: the words' logits and the token of the largest logit.
+    Parts { words: Vec<WordLogits>, largest: Vec<Option<u32>> },
+}
+
+impl<'a> Readout<'a> {
+    /// # Errors
+    /// A failure of the device.
+    pub(crate) fn new(logits: &'a Tensor, words: &Words) -> Result<Self> {
+        let read = if logits.device().is_cpu() {
+            Read::Whole(logits.to_vec2()?)
+        } else {
+            Read::Parts { words: word_logits(logits, &words.all())?, largest: greedy(logits)? }
+        };
+        Ok(Self { logits, read })
+    }
+
+    /// p(Yes) by one row.
+    pub(crate) fn verdict(
+        &self,
+        row: usize,
+        words: &Words,
+        prompt_tokens: usize,
+    ) -> std::result::Result<Verdict, EngineError> {
+        match &self.read {
+            Read::Whole(rows) => words.verdict(&rows[row], prompt_tokens),
+            Read::Parts { words: parts, .. } => words.verdict_of_parts(&parts[row], prompt_tokens),
+        }
+    }
+
+    /// The next token by one row.
+    pub(crate) fn choose(&self, row: usize, chooser: &mut Chooser) -> std::result::Result<u32, EngineError> {
+        let largest = match &self.read {
+            Read::Whole(rows) => argmax(&rows[row]),
+            Read::Parts { largest, .. } => largest[row],
+        };
+        let largest =
+            largest.ok_or_else(|| EngineError::internal("decoding", "the logits are not numbers"))?;
+        match chooser {
+            Chooser::Greedy => Ok(largest),
+            Chooser::Sampled(processor) => self
+                .logits
+                .get(row)
+                .and_then(|row| processor.sample(&row))
+                .map_err(|cause| EngineError::internal("sampling", cause)),
+        }
+    }
+}
 
 /// What a judgement needs of a row of logits.
 #[derive(Debug, Clone, PartialEq)]

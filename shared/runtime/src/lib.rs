@@ -15,6 +15,7 @@
 mod admin;
 mod audit;
 mod auth;
+mod batches;
 mod body;
 mod call;
 mod client;
@@ -32,6 +33,7 @@ mod status;
 mod worker;
 
 pub use auth::{Caller, Right, TokensError};
+pub use batches::{Batches, Work};
 pub use call::{Call, Deadline, MAX_DEADLINE, request_by};
 pub use client::{CONNECT_TIMEOUT, Peer, PeerError};
 pub use health::{Check, Health, Probe, Snapshot, State};
@@ -49,4 +51,4 @@ pub use server::{
 };
 pub use shutdown::{Failure, Stop, StopHandle, run};
 pub use status::{ERROR_DOMAIN, Fault, PUSHBACK, Reason};
-pub use worker::{DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Done, Work, Worker, WorkerOptions};
+pub use worker::{DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Done, Stepped, Steps, Worker, WorkerOptions};

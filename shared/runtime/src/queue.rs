@@ -26,12 +26,13 @@ impl<T: Waiting> Queue<T> {
         self.waiting.len()
     }
 
-    /// Appends, or gives back what does not fit. What nobody wants any more takes no place.
-    pub(crate) fn push(&mut self, item: T) -> Result<(), T> {
-        if self.waiting.len() >= self.limit {
+    /// Appends, or gives back what does not fit beside what waits here and the number that waits `elsewhere`. What nobody
+    /// wants any more takes no place.
+    pub(crate) fn push(&mut self, item: T, elsewhere: usize) -> Result<(), T> {
+        if self.waiting.len() + elsewhere >= self.limit {
             self.waiting.retain(Waiting::wanted);
         }
-        if self.waiting.len() >= self.limit {
+        if self.waiting.len() + elsewhere >= self.limit {
             return Err(item);
         }
         self.waiting.push_back(item);
@@ -68,6 +69,12 @@ impl<T: Waiting> Queue<T> {
             }
         }
         batch
+    }
+
+    /// Takes every wanted item, the oldest first.
+    pub(crate) fn take_all(&mut self) -> Vec<T> {
+        self.waiting.retain(Waiting::wanted);
+        self.drain()
     }
 
     pub(crate) fn drain(&mut self) -> Vec<T> {
@@ -122,7 +129,7 @@ mod tests {
         ) {
             let mut queue = Queue::new(items.len().max(1));
             for item in &items {
-                prop_assert!(queue.push(item.clone()).is_ok());
+                prop_assert!(queue.push(item.clone(), 0).is_ok());
             }
             let mut left: Vec<Item> = items.into_iter().filter(|item| item.wanted).collect();
             loop {
@@ -151,7 +158,7 @@ mod tests {
                 if item.wanted {
                     order.push(item.id);
                 }
-                prop_assert!(queue.push(item).is_ok());
+                prop_assert!(queue.push(item, 0).is_ok());
             }
             for batches in 0.. {
                 let batch = queue.next_batch(budget);
@@ -170,14 +177,18 @@ mod tests {
     fn a_full_queue_takes_no_more_until_somebody_gives_up() {
         let item = |id, wanted| Item { id, kind: 0, weight: 1, wanted };
         let mut full = Queue::new(2);
-        assert!(full.push(item(0, true)).is_ok());
-        assert!(full.push(item(1, true)).is_ok());
-        assert_eq!(full.push(item(2, true)), Err(item(2, true)));
+        assert!(full.push(item(0, true), 0).is_ok());
+        assert!(full.push(item(1, true), 0).is_ok());
+        assert_eq!(full.push(item(2, true), 0), Err(item(2, true)));
 
         let mut abandoned = Queue::new(2);
-        assert!(abandoned.push(item(0, false)).is_ok());
-        assert!(abandoned.push(item(1, true)).is_ok());
-        assert!(abandoned.push(item(2, true)).is_ok());
+        assert!(abandoned.push(item(0, false), 0).is_ok());
+        assert!(abandoned.push(item(1, true), 0).is_ok());
+        assert!(abandoned.push(item(2, true), 0).is_ok());
         assert_eq!(abandoned.len(), 2);
+
+        let mut elsewhere = Queue::new(2);
+        assert!(elsewhere.push(item(0, true), 1).is_ok());
+        assert!(elsewhere.push(item(1, true), 1).is_err(), "what waits in the engine takes a place");
     }
 }

@@ -4,27 +4,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::call::Deadline;
 use crate::worker::lost;
-use crate::{Done, Fault, Health, Work, Worker, WorkerOptions};
+use crate::{Done, Fault, Health, Steps, Worker, WorkerOptions};
 
 /// Equal engines on threads of their own, one for each device. A job goes to the engine with the least to do; one that
 /// is lost gets no more. Cheap to clone.
-pub struct Replicas<W: Work> {
+pub struct Replicas<W: Steps> {
     members: Arc<[Member<W>]>,
 }
 
-struct Member<W: Work> {
+struct Member<W: Steps> {
     worker: Worker<W>,
     /// Weight of the jobs that wait or run.
     load: AtomicUsize,
 }
 
-impl<W: Work> Clone for Replicas<W> {
+impl<W: Steps> Clone for Replicas<W> {
     fn clone(&self) -> Self {
         Self { members: self.members.clone() }
     }
 }
 
-impl<W: Work> fmt::Debug for Replicas<W> {
+impl<W: Steps> fmt::Debug for Replicas<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.members.iter().map(|member| &member.worker)).finish()
     }
@@ -49,7 +49,7 @@ impl Drop for Loaded<'_> {
     }
 }
 
-impl<W: Work> Replicas<W> {
+impl<W: Steps> Replicas<W> {
     /// Starts a [`Worker`] for every name and load function; each has a queue of its own of [`WorkerOptions::queue_limit`].
     ///
     /// A single engine has the health checks of its worker. Several have theirs by name: all must load, and from then on

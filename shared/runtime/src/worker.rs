@@ -1,4 +1,5 @@
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -6,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use opentelemetry::KeyValue;
 use parking_lot::{Condvar, Mutex};
+use thicket_engine::Ticket;
 use thicket_telemetry::{instruments, names};
 use tokio::sync::{oneshot, watch};
 
@@ -21,12 +23,18 @@ pub const DEFAULT_MAX_DELAY: Duration = Duration::from_millis(2);
 /// Bounds of the pause that a full queue asks for.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// Work that one thread does for many callers: it owns a model or an index.
-pub trait Work: Send + 'static {
+/// Work that one thread does for many callers, step by step: it owns a model or an index.
+///
+/// Between two steps the thread takes up new jobs and gives up those that nobody waits for any more, so a step should be
+/// short. [`Batches`] makes one of work that is done a batch at a time.
+pub trait Steps: Send + 'static {
     /// What a caller hands in.
     type Job: Send + 'static;
     /// What the caller gets back.
     type Output: Send + 'static;
+
+    /// Whether jobs are taken up while others are in work; if not, a batch is taken when nothing is.
+    const CONTINUOUS: bool;
 
     /// How much of a batch's budget a job takes.
     fn weight(job: &Self::Job) -> usize {
@@ -40,8 +48,28 @@ pub trait Work: Send + 'static {
         true
     }
 
-    /// Does the jobs of one batch. Returns one result a job, in order.
-    fn run(&mut self, jobs: Vec<Self::Job>) -> Vec<Result<Self::Output, Fault>>;
+    /// Takes up a job, which a later step answers under `ticket`.
+    fn take(&mut self, ticket: Ticket, job: Self::Job, deadline: Deadline);
+
+    /// Gives up a job that was taken up and is not answered.
+    fn cancel(&mut self, ticket: Ticket);
+
+    /// Works for one step. Called while a job is open.
+    fn step(&mut self) -> Stepped<Self::Output>;
+
+    /// Jobs taken up that no step has worked on: they count as waiting.
+    fn waiting(&self) -> usize {
+        0
+    }
+}
+
+/// What a step did.
+#[derive(Debug)]
+pub struct Stepped<T> {
+    /// Jobs that the step was the first to work on.
+    pub started: Vec<Ticket>,
+    /// Jobs that have ended.
+    pub done: Vec<(Ticket, Result<T, Fault>)>,
 }
 
 /// How a [`Worker`] queues and batches.
@@ -51,9 +79,10 @@ pub struct WorkerOptions {
     pub name: &'static str,
     /// Requests that may wait; one more is refused with RESOURCE_EXHAUSTED. Default: [`DEFAULT_QUEUE_LIMIT`].
     pub queue_limit: usize,
-    /// Most weight of a batch; a heavier single job still runs, alone.
+    /// Most weight of a batch; a heavier single job still runs, alone. Where jobs are taken up while others are in work,
+    /// so much ends the delay below and nothing else.
     pub max_batch: usize,
-    /// How long the first job of a batch waits for others. Default: [`DEFAULT_MAX_DELAY`].
+    /// How long the first job of a batch, or the first after a rest, waits for others. Default: [`DEFAULT_MAX_DELAY`].
     pub max_delay: Duration,
 }
 
@@ -62,51 +91,62 @@ pub struct WorkerOptions {
 pub struct Done<T> {
     /// The result.
     pub output: T,
-    /// Time in the queue.
+    /// Time until work on it began.
     pub queued: Duration,
-    /// Time its batch took.
+    /// Time from then on.
     pub ran: Duration,
 }
 
 /// A handle on a thread that owns an engine. Cheap to clone; the thread ends with the last clone.
-pub struct Worker<W: Work> {
+pub struct Worker<W: Steps> {
     owner: Arc<Owner<W>>,
 }
 
-impl<W: Work> Clone for Worker<W> {
+impl<W: Steps> Clone for Worker<W> {
     fn clone(&self) -> Self {
         Self { owner: self.owner.clone() }
     }
 }
 
-impl<W: Work> fmt::Debug for Worker<W> {
+impl<W: Steps> fmt::Debug for Worker<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker").field("options", &self.owner.0.options).finish_non_exhaustive()
     }
 }
 
 /// What the handles share and the thread does not: its drop is the thread's end.
-struct Owner<W: Work>(Arc<Shared<W>>);
+struct Owner<W: Steps>(Arc<Shared<W>>);
 
-impl<W: Work> Drop for Owner<W> {
+impl<W: Steps> Drop for Owner<W> {
     fn drop(&mut self) {
         self.0.inner.lock().stage = Stage::Ended;
         self.0.wake.notify_all();
     }
 }
 
-struct Shared<W: Work> {
+struct Shared<W: Steps> {
     options: WorkerOptions,
     inner: Mutex<Inner<W>>,
     wake: Condvar,
     loaded: watch::Sender<Option<Result<(), String>>>,
 }
 
-struct Inner<W: Work> {
+struct Inner<W: Steps> {
     queue: Queue<Entry<W>>,
     stage: Stage,
-    /// How long the last batch took, for the pause that a full queue asks for.
-    last_batch: Duration,
+    /// Jobs that wait inside the engine.
+    held: usize,
+    /// How long the job took that ended last, for the pause that a full queue asks for.
+    last_run: Duration,
+}
+
+impl<W: Steps> Inner<W> {
+    /// Hands everything to the engine, where it waits until the engine says otherwise.
+    fn take_all(&mut self) -> Vec<Entry<W>> {
+        let taken = self.queue.take_all();
+        self.held += taken.len();
+        taken
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,16 +158,40 @@ enum Stage {
     Ended,
 }
 
-struct Entry<W: Work> {
+struct Entry<W: Steps> {
     job: W::Job,
     since: Instant,
     deadline: Deadline,
     reply: oneshot::Sender<Result<Done<W::Output>, Fault>>,
 }
 
-impl<W: Work> queue::Waiting for Entry<W> {
+/// A job that the engine has taken up.
+struct Open<T> {
+    since: Instant,
+    /// Since when it is being worked on.
+    started: Option<Instant>,
+    deadline: Deadline,
+    reply: oneshot::Sender<Result<Done<T>, Fault>>,
+}
+
+impl<T> Open<T> {
+    fn answer(self, result: Result<T, Fault>) -> Duration {
+        let now = Instant::now();
+        let started = self.started.unwrap_or(now);
+        let (queued, ran) = (started - self.since, now - started);
+        let _ = self.reply.send(result.map(|output| Done { output, queued, ran }));
+        ran
+    }
+}
+
+/// Whether anybody still waits for an answer.
+fn wanted<T>(reply: &oneshot::Sender<T>, deadline: Deadline) -> bool {
+    !reply.is_closed() && deadline.remaining().is_some()
+}
+
+impl<W: Steps> queue::Waiting for Entry<W> {
     fn wanted(&self) -> bool {
-        !self.reply.is_closed() && self.deadline.remaining().is_some()
+        wanted(&self.reply, self.deadline)
     }
 
     fn weight(&self) -> usize {
@@ -139,7 +203,7 @@ impl<W: Work> queue::Waiting for Entry<W> {
     }
 }
 
-impl<W: Work> Worker<W> {
+impl<W: Steps> Worker<W> {
     /// Starts the thread, which loads the engine with `load` and then works.
     ///
     /// Adds two checks of the worker's name to the role's health: a start-up check that passes when `load` is done, and
@@ -158,7 +222,8 @@ impl<W: Work> Worker<W> {
             inner: Mutex::new(Inner {
                 queue: Queue::new(options.queue_limit),
                 stage: Stage::Working,
-                last_batch: Duration::ZERO,
+                held: 0,
+                last_run: Duration::ZERO,
             }),
             wake: Condvar::new(),
             loaded: watch::Sender::new(None),
@@ -203,7 +268,8 @@ impl<W: Work> Worker<W> {
     /// is lost, [`Fault::Internal`] when it panics on this batch, or what the work itself answers.
     ///
     /// # Cancel safety
-    /// Dropping the future takes the job out of the queue; a batch that already runs goes on without it.
+    /// Dropping the future takes the job out of the queue, or out of the engine before its next step; a batch that already
+    /// runs goes on without it.
     pub async fn submit(&self, job: W::Job, deadline: Deadline) -> Result<Done<W::Output>, Fault> {
         let (reply, answer) = oneshot::channel();
         self.owner.0.push(Entry { job, since: Instant::now(), deadline, reply })?;
@@ -221,6 +287,20 @@ pub(crate) fn lost() -> Fault {
     Fault::unavailable("ENGINE_LOST", "the engine of this replica is lost", Duration::ZERO)
 }
 
+/// Gives up, takes up, and works where anything is left to do.
+fn step<W: Steps>(
+    engine: &mut W,
+    jobs: Vec<(Ticket, W::Job, Deadline)>,
+    given_up: &[Ticket],
+    idle: bool,
+) -> Stepped<W::Output> {
+    for (ticket, job, deadline) in jobs {
+        engine.take(ticket, job, deadline);
+    }
+    given_up.iter().for_each(|ticket| engine.cancel(*ticket));
+    if idle { Stepped { started: Vec::new(), done: Vec::new() } } else { engine.step() }
+}
+
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<&str>()
@@ -229,14 +309,15 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     format!("panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
 }
 
-impl<W: Work> Shared<W> {
+impl<W: Steps> Shared<W> {
     fn push(&self, entry: Entry<W>) -> Result<(), Fault> {
         let mut inner = self.inner.lock();
         if inner.stage != Stage::Working {
             return Err(lost());
         }
-        let outcome = inner.queue.push(entry);
-        let (depth, pause) = (inner.queue.len(), self.pause(&inner));
+        let held = inner.held;
+        let outcome = inner.queue.push(entry, held);
+        let (depth, pause) = (inner.queue.len() + held, self.pause(&inner));
         drop(inner);
         self.record_depth(depth);
         if outcome.is_err() {
@@ -254,28 +335,33 @@ impl<W: Work> Shared<W> {
 
     /// How long the queue will roughly take to empty.
     fn pause(&self, inner: &Inner<W>) -> Duration {
-        let batches = inner.queue.len().div_ceil(self.options.max_batch.max(1));
-        let estimate = inner.last_batch.saturating_mul(u32::try_from(batches).unwrap_or(u32::MAX));
+        let batches = (inner.queue.len() + inner.held).div_ceil(self.options.max_batch.max(1));
+        let estimate = inner.last_run.saturating_mul(u32::try_from(batches).unwrap_or(u32::MAX));
         Duration::from_millis(estimate.clamp(PAUSE.0, PAUSE.1).as_millis() as u64)
     }
 
-    fn work(&self, mut work: W, live: &Check) {
-        while let Some(batch) = self.next_batch() {
-            let picked = Instant::now();
-            instruments().batch_size.record(batch.len() as u64, &[self.label(names::STAGE)]);
-            let mut replies = Vec::with_capacity(batch.len());
-            let mut jobs = Vec::with_capacity(batch.len());
-            for entry in batch {
-                let queued = picked - entry.since;
-                instruments().queue_wait.record(queued.as_secs_f64(), &[self.label(names::LANE)]);
-                replies.push((entry.reply, queued));
-                jobs.push(entry.job);
+    fn work(&self, mut engine: W, live: &Check) {
+        let mut open: HashMap<Ticket, Open<W::Output>> = HashMap::new();
+        let mut tickets = 0;
+        while let Some(entries) = self.take_up(open.is_empty()) {
+            if !entries.is_empty() {
+                instruments().batch_size.record(entries.len() as u64, &[self.label(names::STAGE)]);
             }
-            let outcome = catch_unwind(AssertUnwindSafe(|| work.run(jobs)));
-            let ran = picked.elapsed();
-            self.inner.lock().last_batch = ran;
-            let results = match outcome {
-                Ok(results) => results,
+            let mut jobs = Vec::with_capacity(entries.len());
+            for Entry { job, since, deadline, reply } in entries {
+                jobs.push((Ticket(tickets), job, deadline));
+                open.insert(Ticket(tickets), Open { since, started: None, deadline, reply });
+                tickets += 1;
+            }
+            let given_up: Vec<Ticket> = open
+                .extract_if(|_, open| !wanted(&open.reply, open.deadline))
+                .map(|(ticket, _)| ticket)
+                .collect();
+            let began = Instant::now();
+            let outcome =
+                catch_unwind(AssertUnwindSafe(|| step(&mut engine, jobs, &given_up, open.is_empty())));
+            match outcome {
+                Ok(stepped) => self.settle(stepped, began, &mut open, engine.waiting()),
                 Err(panic) => {
                     let reason = panic_text(&*panic);
                     // An engine that panicked may be in any state: it is not used again.
@@ -283,27 +369,49 @@ impl<W: Work> Shared<W> {
                     // Before anybody hears of it, so that whoever does finds the engine lost.
                     self.end(Stage::Dead);
                     let fault = Fault::internal(format_args!("engine {}: {reason}", self.options.name));
-                    for (reply, _) in replies {
-                        let _ = reply.send(Err(fault.clone()));
-                    }
+                    open.into_values().for_each(|open| _ = open.answer(Err(fault.clone())));
                     return;
                 }
-            };
-            let mut results = results.into_iter();
-            for (reply, queued) in replies {
-                let result =
-                    results.next().unwrap_or_else(|| Err(Fault::internal("the engine left a job out")));
-                let _ = reply.send(result.map(|output| Done { output, queued, ran }));
             }
         }
     }
 
-    /// Waits for the next batch; `None` at the end.
-    fn next_batch(&self) -> Option<Vec<Entry<W>>> {
+    /// Hands out what a step has brought.
+    fn settle(
+        &self,
+        stepped: Stepped<W::Output>,
+        began: Instant,
+        open: &mut HashMap<Ticket, Open<W::Output>>,
+        held: usize,
+    ) {
+        for ticket in stepped.started {
+            if let Some(open) = open.get_mut(&ticket) {
+                open.started = Some(began);
+                let queued = (began - open.since).as_secs_f64();
+                instruments().queue_wait.record(queued, &[self.label(names::LANE)]);
+            }
+        }
+        let mut last_run = None;
+        for (ticket, result) in stepped.done {
+            last_run = open.remove(&ticket).map(|open| open.answer(result)).or(last_run);
+        }
+        let mut inner = self.inner.lock();
+        inner.held = held;
+        inner.last_run = last_run.unwrap_or(inner.last_run);
+        let depth = inner.queue.len() + held;
+        drop(inner);
+        self.record_depth(depth);
+    }
+
+    /// Takes jobs out of the queue, waiting for one where the engine is `idle`; `None` at the end.
+    fn take_up(&self, idle: bool) -> Option<Vec<Entry<W>>> {
         let mut inner = self.inner.lock();
         loop {
             if inner.stage != Stage::Working {
                 return None;
+            }
+            if !idle {
+                return Some(if W::CONTINUOUS { inner.take_all() } else { Vec::new() });
             }
             let Some(first) = inner.queue.front() else {
                 self.wake.wait(&mut inner);
@@ -314,10 +422,13 @@ impl<W: Work> Shared<W> {
                 self.wake.wait_until(&mut inner, until);
                 continue;
             }
-            let batch = inner.queue.next_batch(self.options.max_batch);
+            let taken = match W::CONTINUOUS {
+                true => inner.take_all(),
+                false => inner.queue.next_batch(self.options.max_batch),
+            };
             self.record_depth(inner.queue.len());
-            if !batch.is_empty() {
-                return Some(batch);
+            if !taken.is_empty() {
+                return Some(taken);
             }
         }
     }

@@ -33,6 +33,12 @@ pub struct Instruments {
     pub batch_size: Histogram<u64>,
     pub admission_rejected: Counter<u64>,
     pub replica_state: Gauge<u64>,
+    pub sequences_running: Gauge<u64>,
+    pub sequences_waiting: Gauge<u64>,
+    pub step_tokens: Histogram<u64>,
+    pub prefix_cache_hits: Counter<u64>,
+    pub prefix_cache_misses: Counter<u64>,
+    pub prefix_cache_size: Gauge<u64>,
     pub kv_cache_utilization: Gauge<f64>,
     pub gpu_memory_used: Gauge<u64>,
     pub thi_questions: Counter<u64>,
@@ -101,6 +107,37 @@ impl Instruments {
                 "Requests refused at admission.",
             ),
             replica_state: gauge(names::REPLICA_STATE, "", "State of a replica: 1 for the one it is in."),
+            sequences_running: gauge(
+                names::SEQUENCES_RUNNING,
+                "{request}",
+                "Questions that the answer model works on.",
+            ),
+            sequences_waiting: gauge(
+                names::SEQUENCES_WAITING,
+                "{request}",
+                "Questions that the answer model has not begun.",
+            ),
+            step_tokens: sizes(
+                names::STEP_TOKENS,
+                "{token}",
+                "Tokens of one step of the answer model.",
+                &TOKENS,
+            ),
+            prefix_cache_hits: counter(
+                names::PREFIX_CACHE_HITS,
+                "{request}",
+                "Questions that found the beginning of their prompt computed.",
+            ),
+            prefix_cache_misses: counter(
+                names::PREFIX_CACHE_MISSES,
+                "{request}",
+                "Questions whose beginning had to be computed.",
+            ),
+            prefix_cache_size: gauge(
+                names::PREFIX_CACHE_SIZE,
+                "By",
+                "Keys and values kept of the beginnings of prompts.",
+            ),
             kv_cache_utilization: meter
                 .f64_gauge(names::KV_CACHE_UTILIZATION)
                 .with_unit("1")
@@ -235,6 +272,12 @@ mod tests {
         all.batch_size.record(4, &[]);
         all.admission_rejected.add(1, &[KeyValue::new(names::REASON, "QUEUE_FULL")]);
         all.replica_state.record(1, &[]);
+        all.sequences_running.record(1, &[]);
+        all.sequences_waiting.record(1, &[]);
+        all.step_tokens.record(7, &[]);
+        all.prefix_cache_hits.add(1, &[]);
+        all.prefix_cache_misses.add(1, &[]);
+        all.prefix_cache_size.record(1, &[]);
         all.kv_cache_utilization.record(0.5, &[]);
         all.gpu_memory_used.record(1, &[]);
         all.thi_questions.add(1, &[]);
@@ -254,6 +297,12 @@ mod tests {
             "thicket_batch_size",
             "thicket_admission_rejected_total",
             "thicket_replica_state",
+            "thicket_sequences_running",
+            "thicket_sequences_waiting",
+            "thicket_step_tokens",
+            "thicket_prefix_cache_hits_total",
+            "thicket_prefix_cache_misses_total",
+            "thicket_prefix_cache_size_bytes",
             "thicket_kv_cache_utilization_ratio",
             "thicket_gpu_memory_used_bytes",
             "thicket_thi_questions_total",

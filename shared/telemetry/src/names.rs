@@ -25,6 +25,18 @@ pub const BATCH_SIZE: &str = "thicket.batch.size";
 pub const ADMISSION_REJECTED: &str = "thicket.admission.rejected";
 /// Gauge, 1 for the state that a replica is in.
 pub const REPLICA_STATE: &str = "thicket.replica.state";
+/// Gauge, questions that the answer model works on.
+pub const SEQUENCES_RUNNING: &str = "thicket.sequences.running";
+/// Gauge, questions that the answer model has taken up and not begun.
+pub const SEQUENCES_WAITING: &str = "thicket.sequences.waiting";
+/// Histogram, tokens of one step of the answer model.
+pub const STEP_TOKENS: &str = "thicket.step.tokens";
+/// Counter, questions that found the beginning of their prompt computed.
+pub const PREFIX_CACHE_HITS: &str = "thicket.prefix_cache.hits";
+/// Counter, questions whose beginning had to be computed.
+pub const PREFIX_CACHE_MISSES: &str = "thicket.prefix_cache.misses";
+/// Gauge, bytes of keys and values kept of the beginnings of prompts.
+pub const PREFIX_CACHE_SIZE: &str = "thicket.prefix_cache.size";
 /// Gauge, 0 to 1: share of the KV cache in use.
 pub const KV_CACHE_UTILIZATION: &str = "thicket.kv_cache.utilization";
 /// Gauge, bytes of device memory in use.

@@ -1,6 +1,8 @@
 //! The answer service over real gRPC.
 
 mod adapters;
+mod continuous;
+mod kept;
 mod replicas;
 mod support;
 
@@ -66,7 +68,8 @@ async fn without_a_clear_word_in_the_logits_the_text_is_read() {
 
 #[tokio::test]
 async fn questions_that_wait_together_are_asked_together_and_a_bad_one_fails_alone() {
-    let config = Config { max_batch: 3, max_delay: Duration::from_secs(60), ..Config::in_process("unused") };
+    let mut config = Config { max_delay: Duration::from_secs(60), ..Config::in_process("unused") };
+    config.budgets.sequences = 3;
     let role = start(config).await;
     let ask = |colour| {
         let mut client = role.client.clone();

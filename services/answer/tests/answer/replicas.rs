@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use thicket_answer::{App, Config};
 use thicket_engine::{
-    AdapterInfo, Answerer, AnswererInfo, EngineError, Finish, Generation, Prompt, Sampling, Verdict,
+    AdapterInfo, Answer, Answerer, AnswererInfo, Ask, EngineError, Finish, Generation, Load, Progress,
+    Question, Ticket, Verdict,
 };
 use thicket_proto::v1::answer_service_client::AnswerServiceClient;
 use thicket_proto::v1::{ListAdaptersRequest, LoadAdapterRequest, UnloadAdapterRequest};
@@ -18,6 +19,7 @@ struct Copy {
     adapters: Arc<Mutex<Vec<String>>>,
     /// An adapter that this copy has no room for.
     refused: &'static str,
+    open: Vec<(Ticket, Ask)>,
 }
 
 impl Answerer for Copy {
@@ -40,14 +42,31 @@ impl Answerer for Copy {
         adapters.len() < before
     }
 
-    fn judge(&mut self, prompts: &[Prompt]) -> Vec<Result<Verdict, EngineError>> {
-        prompts.iter().map(|_| Ok(Verdict { p_yes: 1.0, mass: 1.0, prompt_tokens: 1 })).collect()
+    fn submit(&mut self, ticket: Ticket, question: Question) -> Result<(), EngineError> {
+        self.open.push((ticket, question.ask));
+        Ok(())
     }
 
-    fn generate(&mut self, prompts: &[Prompt], _: &Sampling) -> Vec<Result<Generation, EngineError>> {
-        let finish = Finish::EndOfTurn;
-        let none = || Generation { text: String::new(), tokens: Vec::new(), prompt_tokens: 1, finish };
-        prompts.iter().map(|_| Ok(none())).collect()
+    fn cancel(&mut self, ticket: Ticket) {
+        self.open.retain(|(open, _)| *open != ticket);
+    }
+
+    fn step(&mut self) -> Progress {
+        let answer = |ask| match ask {
+            Ask::Judgement => Answer::Verdict(Verdict { p_yes: 1.0, mass: 1.0, prompt_tokens: 1 }),
+            Ask::Text(_) => Answer::Text(Generation {
+                text: String::new(),
+                tokens: Vec::new(),
+                prompt_tokens: 1,
+                finish: Finish::EndOfTurn,
+            }),
+        };
+        let done = self.open.drain(..).map(|(ticket, ask)| (ticket, Ok(answer(ask)))).collect();
+        Progress { done, ..Progress::default() }
+    }
+
+    fn load(&self) -> Load {
+        Load::default()
     }
 }
 
@@ -71,7 +90,7 @@ async fn pair() -> Pair {
     let copy = |(adapters, refused): (&Arc<Mutex<Vec<String>>>, &'static str)| -> Box<dyn Answerer> {
         let info =
             AnswererInfo { name: "copied".to_owned(), fingerprint: "cafe".to_owned(), context_length: 4096 };
-        Box::new(Copy { info, adapters: adapters.clone(), refused })
+        Box::new(Copy { info, adapters: adapters.clone(), refused, open: Vec::new() })
     };
     let copies = adapters.iter().zip(["", "large"]).map(copy).collect();
     let app = App::with_replicas(config, copies).await.unwrap();

@@ -402,6 +402,13 @@ impl AnswerService for Fakes {
         Err(Status::unimplemented("not part of a search"))
     }
 
+    async fn forget_image(
+        &self,
+        _: Request<ForgetImageRequest>,
+    ) -> Result<Response<ForgetImageResponse>, Status> {
+        Err(Status::unimplemented("not part of a search"))
+    }
+
     async fn unload_adapter(
         &self,
         _: Request<UnloadAdapterRequest>,

@@ -1,9 +1,12 @@
+use std::collections::BTreeSet;
 use std::io::{BufRead, IsTerminal, Write};
 
 use serde::Serialize;
-use thicket_proto::v1::{DeleteCollectionRequest, DeleteRequest};
+use thicket_proto::v1::{DeleteCollectionRequest, DeleteRequest, ForgetImageRequest, GetItemRequest};
+use tonic::Code;
 
 use super::server::GalleryArgs;
+use crate::client::Gallery;
 use crate::{Failure, client, console};
 
 /// Ids in one call, the most that the gallery takes.
@@ -26,6 +29,10 @@ pub(crate) struct DeleteArgs {
     yes: bool,
     #[command(flatten)]
     server: GalleryArgs,
+    /// Address of the answer service, which forgets what it keeps of the deleted items' images. Without it, and with --all,
+    /// answers are kept until they leave as the oldest
+    #[arg(long, env = "THICKET_ANSWER", value_name = "URL")]
+    answer: Option<String>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -36,6 +43,9 @@ pub(crate) struct DeleteArgs {
 struct Document {
     collection: String,
     deleted: u64,
+    /// Answers about the deleted images that the answer service kept, where it was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forgotten_answers: Option<u64>,
 }
 
 pub(super) async fn run(args: DeleteArgs) -> Result<(), Failure> {
@@ -48,6 +58,12 @@ pub(super) async fn run(args: DeleteArgs) -> Result<(), Failure> {
         confirm(format!("delete {what}? [y/N] ")).await?;
     }
 
+    let answer = args.answer.as_deref().filter(|_| !args.all);
+    // Afterwards the gallery no longer knows them.
+    let images = match answer {
+        Some(_) => images(&mut gallery, &args.collection, &args.ids).await?,
+        None => BTreeSet::new(),
+    };
     let mut deleted = 0;
     if args.all {
         let request = DeleteCollectionRequest { name: args.collection.clone() };
@@ -60,11 +76,51 @@ pub(super) async fn run(args: DeleteArgs) -> Result<(), Failure> {
         deleted += response.into_inner().deleted;
     }
 
-    let document = Document { collection: args.collection, deleted };
+    let forgotten_answers = match answer {
+        Some(url) => Some(forget(url, args.server.token(), images).await?),
+        None => None,
+    };
+    let document = Document { collection: args.collection, deleted, forgotten_answers };
     if args.json {
         return console::print_json(&document);
     }
     console::print(&format!("{deleted} items of collection {} deleted", document.collection))
+}
+
+/// Hashes of the items' images.
+async fn images(
+    gallery: &mut Gallery,
+    collection: &str,
+    ids: &[String],
+) -> Result<BTreeSet<String>, Failure> {
+    let mut images = BTreeSet::new();
+    for id in ids {
+        let request = GetItemRequest { collection: collection.to_owned(), id: id.clone() };
+        match gallery.get_item(request).await {
+            Ok(found) => images.extend(found.into_inner().item.map(|item| item.image_hash)),
+            // Deleting it is no error either.
+            Err(status) if status.code() == Code::NotFound => {}
+            Err(status) => return Err(client::failure(&status)),
+        }
+    }
+    images.remove("");
+    Ok(images)
+}
+
+/// Has the answer service forget images. One that another item still shows is asked about anew, which changes no answer.
+async fn forget(url: &str, token: Option<&str>, images: BTreeSet<String>) -> Result<u64, Failure> {
+    let mut answer = client::answer(url, token)?;
+    let mut forgotten = 0;
+    for image_hash in images {
+        let response = answer.forget_image(ForgetImageRequest { image_hash }).await.map_err(|status| {
+            Failure::failed(format!(
+                "the items are deleted, the answers about their images are not: {}",
+                client::failure(&status)
+            ))
+        })?;
+        forgotten += response.into_inner().answers;
+    }
+    Ok(forgotten)
 }
 
 /// Asks on stderr and reads the answer from stdin.

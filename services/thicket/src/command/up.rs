@@ -62,6 +62,7 @@ async fn start(args: &UpArgs) -> Result<(Backends, Front), Failure> {
         models: models.clone(),
         compute: args.compute.clone(),
         data: args.data.clone(),
+        keep_answers: true,
         gallery: args.gallery_listen,
         answer: args.answer_listen,
         tokens,

@@ -75,6 +75,8 @@ pub(crate) async fn run(options: Options, scratch: Arc<Scratch>) -> Result<Demon
         models: options.models.clone(),
         compute: options.compute.clone(),
         data: folder.join("data"),
+        // The folder goes with the demonstration.
+        keep_answers: false,
         gallery: RoleConfig::in_process().listen,
         answer: RoleConfig::in_process().listen,
         tokens: None,

@@ -12,9 +12,9 @@ use thicket_proto::v1::answer_service_client::AnswerServiceClient;
 use thicket_proto::v1::answer_service_server::{AnswerService, AnswerServiceServer};
 use thicket_proto::v1::{
     AggregateRequest, AggregateResponse, DecomposeRequest, DecomposeResponse, DescribeRequest,
-    DescribeResponse, GetAnswerModelRequest, GetAnswerModelResponse, ListAdaptersRequest,
-    ListAdaptersResponse, LoadAdapterRequest, LoadAdapterResponse, LocateRequest, LocateResponse,
-    RewriteRequest, RewriteResponse, UnloadAdapterRequest, UnloadAdapterResponse,
+    DescribeResponse, ForgetImageRequest, ForgetImageResponse, GetAnswerModelRequest, GetAnswerModelResponse,
+    ListAdaptersRequest, ListAdaptersResponse, LoadAdapterRequest, LoadAdapterResponse, LocateRequest,
+    LocateResponse, RewriteRequest, RewriteResponse, UnloadAdapterRequest, UnloadAdapterResponse,
 };
 use thicket_runtime::{
     Failure as RoleFailure, MAX_MESSAGE_BYTES, Peer, Role, RoleConfig, Server, Services, Stop,
@@ -192,6 +192,13 @@ impl AnswerService for Swapped {
         request: Request<LoadAdapterRequest>,
     ) -> Result<Response<LoadAdapterResponse>, Status> {
         self.real.clone().load_adapter(request.into_inner()).await
+    }
+
+    async fn forget_image(
+        &self,
+        request: Request<ForgetImageRequest>,
+    ) -> Result<Response<ForgetImageResponse>, Status> {
+        self.real.clone().forget_image(request.into_inner()).await
     }
 
     async fn unload_adapter(

@@ -139,6 +139,7 @@ fn a_folder_is_ingested_searched_listed_and_deleted() {
     cluster.run(&["delete", "--collection", "lobby", "a.png"]).refuses(&["--yes"]);
     let deleted = cluster.run(&["delete", "--collection", "lobby", "a.png", "nobody.png", "--yes", "--json"]);
     assert_eq!(deleted.json()["deleted"], 1);
+    assert!(deleted.json()["forgotten_answers"].is_u64(), "the answer service was told: {deleted:?}");
     let deleted = cluster.run(&["delete", "--collection", "lobby", "--all", "--yes", "--json"]).json();
     assert_eq!(deleted["deleted"], 2);
     assert_eq!(cluster.run(&["collections", "--json"]).json()["collections"], serde_json::json!([]));

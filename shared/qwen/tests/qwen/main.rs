@@ -5,6 +5,7 @@ mod bad_input;
 mod batching;
 mod common;
 mod compact;
+mod continuous;
 mod layouts;
 mod precision;
 mod reference;

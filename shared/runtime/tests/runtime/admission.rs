@@ -5,7 +5,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use crate::support::{config, soon, start, text};
-use thicket_runtime::{Deadline, Fault, PUSHBACK, Role, Server, Work, Worker, WorkerOptions};
+use thicket_runtime::{Batches, Deadline, Fault, PUSHBACK, Role, Server, Work, Worker, WorkerOptions};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -88,7 +88,7 @@ async fn a_panic_in_a_handler_fails_that_call_only() {
 async fn an_engine_that_cannot_load_says_why_and_never_starts() {
     let server = Server::bind(Role::Answer, &config()).await.expect("bound");
     let options = WorkerOptions { name: "model", queue_limit: 1, max_batch: 1, max_delay: Duration::ZERO };
-    let worker: Worker<Sums> =
+    let worker: Worker<Batches<Sums>> =
         Worker::spawn(options, &server.health(), || Err("tensor `visual.proj` is missing"))
             .expect("a thread");
     assert_eq!(worker.loaded().await, Err("tensor `visual.proj` is missing".to_owned()));
@@ -125,7 +125,8 @@ async fn jobs_that_wait_together_run_together_by_kind_up_to_the_limit() {
     let gate = Arc::new(Barrier::new(2));
     let engine = Sums { gate: Some(gate.clone()) };
     let options = WorkerOptions { name: "model", queue_limit: 16, max_batch: 2, max_delay: Duration::ZERO };
-    let worker = Worker::spawn(options, &server.health(), move || Ok::<_, String>(engine)).expect("a thread");
+    let worker = Worker::spawn(options, &server.health(), move || Ok::<_, String>(Batches::of(engine)))
+        .expect("a thread");
     let first = worker.clone();
     let first = tokio::spawn(async move { first.submit(1, soon()).await });
     let meet = |gate: Arc<Barrier>| tokio::task::spawn_blocking(move || gate.wait());

@@ -6,4 +6,5 @@ mod deadline;
 mod drain;
 mod health;
 mod process;
+mod steps;
 mod support;

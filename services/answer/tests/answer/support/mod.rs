@@ -9,13 +9,14 @@ use bytes::Bytes;
 use image::{ImageFormat, Rgb, RgbImage};
 use thicket_answer::{App, Config};
 use thicket_engine::{
-    AdapterInfo, Answerer, AnswererInfo, EngineError, Finish, Generation, Prompt, Sampling, Verdict,
+    AdapterInfo, Answer, Answerer, AnswererInfo, Ask, EngineError, Finish, Generation, Load, Progress,
+    Prompt, Question, Sampling, Ticket, Verdict,
 };
 use thicket_proto::v1::answer_service_client::AnswerServiceClient;
 use thicket_runtime::{Failure, Peer, Stop, StopHandle};
 use tokio::task::JoinHandle;
 
-/// What the model was asked: `judge` or `generate` with the texts of the batch.
+/// What the model was asked: `judge` or `generate` with the texts that one step found side by side.
 pub(crate) type Asked = Vec<(&'static str, Vec<String>)>;
 
 /// A model whose p(Yes) is the red of the image's first pixel, 0 to 255, whose mass is its green, and whose texts are read
@@ -25,6 +26,9 @@ pub(crate) struct Scripted {
     pub(crate) script: Arc<Mutex<VecDeque<String>>>,
     pub(crate) asked: Arc<Mutex<Asked>>,
     pub(crate) samplings: Arc<Mutex<Vec<Sampling>>>,
+    pub(crate) cancelled: Arc<Mutex<Vec<Ticket>>>,
+    /// Open questions, with the text that is read for them once they have been begun.
+    open: Vec<(Ticket, Question, Option<String>)>,
 }
 
 impl Answerer for Scripted {
@@ -44,36 +48,73 @@ impl Answerer for Scripted {
         true
     }
 
-    fn judge(&mut self, prompts: &[Prompt]) -> Vec<Result<Verdict, EngineError>> {
-        self.asked
-            .lock()
-            .unwrap()
-            .push(("judge", prompts.iter().map(|prompt| prompt.text.clone()).collect()));
-        prompts
-            .iter()
-            .map(|prompt| {
-                let Rgb([red, green, blue]) = *prompt.image.as_ref().unwrap().get_pixel(0, 0);
-                if blue == 255 {
-                    return Err(EngineError::invalid("image", "more than 200 to 1"));
-                }
-                let share = |level: u8| f64::from(level) / 255.0;
-                Ok(Verdict { p_yes: share(red), mass: share(green), prompt_tokens: 70 })
-            })
-            .collect()
+    fn submit(&mut self, ticket: Ticket, question: Question) -> Result<(), EngineError> {
+        self.open.push((ticket, question, None));
+        Ok(())
     }
 
-    fn generate(&mut self, prompts: &[Prompt], sampling: &Sampling) -> Vec<Result<Generation, EngineError>> {
-        self.asked.lock().unwrap().push(("generate", prompts.iter().map(asked_of).collect()));
-        self.samplings.lock().unwrap().push(*sampling);
-        prompts
-            .iter()
-            .map(|_| {
-                let text = self.script.lock().unwrap().pop_front().unwrap_or_default();
-                let tokens = vec![1; text.split_whitespace().count()];
-                Ok(Generation { text, tokens, prompt_tokens: 90, finish: Finish::EndOfTurn })
-            })
-            .collect()
+    fn cancel(&mut self, ticket: Ticket) {
+        self.open.retain(|(open, ..)| *open != ticket);
+        self.cancelled.lock().unwrap().push(ticket);
     }
+
+    /// Answers everything but texts that read [`ENDLESS`].
+    fn step(&mut self) -> Progress {
+        let new: Vec<usize> = (0..self.open.len()).filter(|index| self.open[*index].2.is_none()).collect();
+        let mut asked: Vec<(&str, Vec<String>)> = Vec::new();
+        for &index in &new {
+            let (_, question, script) = &mut self.open[index];
+            let kind = match question.ask {
+                Ask::Judgement => "judge",
+                Ask::Text(sampling) => {
+                    self.samplings.lock().unwrap().push(sampling);
+                    "generate"
+                }
+            };
+            *script = Some(match question.ask {
+                Ask::Judgement => String::new(),
+                Ask::Text(_) => self.script.lock().unwrap().pop_front().unwrap_or_default(),
+            });
+            let text = asked_of(&question.prompt);
+            match asked.last_mut() {
+                Some((last, texts)) if *last == kind => texts.push(text),
+                _ => asked.push((kind, vec![text])),
+            }
+        }
+        self.asked.lock().unwrap().extend(asked);
+        let (endless, ended): (Vec<_>, Vec<_>) =
+            self.open.drain(..).partition(|(_, _, script)| script.as_deref() == Some(ENDLESS));
+        self.open = endless;
+        let started = ended.iter().map(|(ticket, ..)| *ticket).collect();
+        let done = ended
+            .into_iter()
+            .map(|(ticket, question, script)| (ticket, answer(&question, script.unwrap_or_default())));
+        let progress = Progress { started, done: done.collect(), ..Progress::default() };
+        if progress.done.is_empty() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        progress
+    }
+
+    fn load(&self) -> Load {
+        Load { running: self.open.len(), ..Load::default() }
+    }
+}
+
+/// A text that is never finished.
+pub(crate) const ENDLESS: &str = "endless";
+
+fn answer(question: &Question, text: String) -> Result<Answer, EngineError> {
+    if let Ask::Text(_) = question.ask {
+        let tokens = vec![1; text.split_whitespace().count()];
+        return Ok(Answer::Text(Generation { text, tokens, prompt_tokens: 90, finish: Finish::EndOfTurn }));
+    }
+    let Rgb([red, green, blue]) = *question.prompt.image.as_ref().unwrap().get_pixel(0, 0);
+    if blue == 255 {
+        return Err(EngineError::invalid("image", "more than 200 to 1"));
+    }
+    let share = |level: u8| f64::from(level) / 255.0;
+    Ok(Answer::Verdict(Verdict { p_yes: share(red), mass: share(green), prompt_tokens: 70 }))
 }
 
 /// The text of a prompt, behind the name of its adapter where it has one.
@@ -86,12 +127,13 @@ pub(crate) struct Running {
     pub(crate) script: Arc<Mutex<VecDeque<String>>>,
     pub(crate) asked: Arc<Mutex<Asked>>,
     pub(crate) samplings: Arc<Mutex<Vec<Sampling>>>,
+    pub(crate) cancelled: Arc<Mutex<Vec<Ticket>>>,
     pub(crate) stop: StopHandle,
     pub(crate) done: JoinHandle<Result<(), Failure>>,
 }
 
-pub(crate) async fn start(config: Config) -> Running {
-    let model = Scripted {
+fn scripted() -> Scripted {
+    Scripted {
         info: AnswererInfo {
             name: "scripted".to_owned(),
             fingerprint: "cafe".to_owned(),
@@ -100,7 +142,19 @@ pub(crate) async fn start(config: Config) -> Running {
         script: Arc::default(),
         asked: Arc::default(),
         samplings: Arc::default(),
-    };
+        cancelled: Arc::default(),
+        open: Vec::new(),
+    }
+}
+
+/// A role that cannot start.
+pub(crate) async fn refused(config: Config) -> Failure {
+    App::with_engine(config, Box::new(scripted())).await.unwrap_err()
+}
+
+pub(crate) async fn start(config: Config) -> Running {
+    let model = scripted();
+    let cancelled = model.cancelled.clone();
     let (script, asked, samplings) = (model.script.clone(), model.asked.clone(), model.samplings.clone());
     let app = App::with_engine(config, Box::new(model)).await.unwrap();
     let peer = Peer::lazy(&format!("http://{}", app.grpc_addr()), None).unwrap();
@@ -111,7 +165,7 @@ pub(crate) async fn start(config: Config) -> Running {
     // What the warm-up did is of no interest.
     asked.lock().unwrap().clear();
     samplings.lock().unwrap().clear();
-    Running { client: AnswerServiceClient::new(peer), script, asked, samplings, stop, done }
+    Running { client: AnswerServiceClient::new(peer), script, asked, samplings, cancelled, stop, done }
 }
 
 impl Running {

@@ -11,8 +11,8 @@ use thicket_proto::v1::embedding_service_client::EmbeddingServiceClient;
 use thicket_proto::v1::embedding_service_server::{EmbeddingService, EmbeddingServiceServer};
 use thicket_proto::v1::*;
 use thicket_runtime::{
-    Call, Deadline, Drained, Fault, Health, Peer, Right, RoleConfig, Server, Services, StartError, Stop,
-    StopHandle, Work, Worker, WorkerOptions,
+    Batches, Call, Deadline, Drained, Fault, Health, Peer, Right, RoleConfig, Server, Services, StartError,
+    Stop, StopHandle, Work, Worker, WorkerOptions,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
@@ -43,7 +43,7 @@ impl Work for Engine {
 /// The handlers under test.
 #[derive(Clone)]
 pub(crate) struct Handlers {
-    pub(crate) worker: Worker<Engine>,
+    pub(crate) worker: Worker<Batches<Engine>>,
     pub(crate) entered: Arc<Notify>,
     pub(crate) release: Arc<Notify>,
 }
@@ -133,7 +133,8 @@ pub(crate) async fn start(config: &RoleConfig) -> Running {
     let hold = Arc::new(std::sync::Barrier::new(2));
     let engine = Engine { hold: hold.clone() };
     let options = WorkerOptions { name: "model", queue_limit: 1, max_batch: 1, max_delay: Duration::ZERO };
-    let worker = Worker::spawn(options, &health, move || Ok::<_, String>(engine)).expect("a thread");
+    let worker =
+        Worker::spawn(options, &health, move || Ok::<_, String>(Batches::of(engine))).expect("a thread");
     worker.loaded().await.expect("loaded");
     let handlers = Handlers { worker, entered: Arc::default(), release: Arc::default() };
     let services = Services::new()

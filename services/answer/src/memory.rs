@@ -1,9 +1,12 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use thicket_cache::Cache;
 use thicket_runtime::Fault;
 use tokio::sync::watch;
+
+use crate::store::Key;
 
 /// What the model says about an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,67 +17,26 @@ pub(crate) struct Description {
     pub(crate) answers: Vec<String>,
 }
 
-/// What a description depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Key([u8; 32]);
-
-impl Key {
-    pub(crate) fn new(image: &[u8], model_fingerprint: &str, prompt_version: &str) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(blake3::hash(image).as_bytes());
-        for part in [model_fingerprint, prompt_version] {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part.as_bytes());
-        }
-        Self(hasher.finalize().into())
-    }
-}
-
-/// The descriptions made so far, the least recently used one leaving first; and those being made, so that nothing is made
-/// twice at a time.
+/// The descriptions used last; and those being made, so that nothing is made twice at a time.
 #[derive(Debug)]
-pub(crate) struct Descriptions {
+pub(crate) struct Memory {
     state: Mutex<State>,
-    limit: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    kept: HashMap<Key, (u64, Arc<Description>)>,
-    /// By the time of the last use.
-    order: BTreeMap<u64, Key>,
-    clock: u64,
+    kept: Cache<Key, Arc<Description>>,
     /// Resolves when the one who makes it has finished or given up.
     in_making: HashMap<Key, watch::Receiver<()>>,
-}
-
-impl State {
-    fn get(&mut self, key: Key) -> Option<Arc<Description>> {
-        self.clock += 1;
-        let (used, description) = self.kept.get_mut(&key)?;
-        self.order.remove(used);
-        *used = self.clock;
-        self.order.insert(self.clock, key);
-        Some(description.clone())
-    }
-
-    fn put(&mut self, key: Key, description: Arc<Description>, limit: usize) {
-        self.clock += 1;
-        if let Some((used, _)) = self.kept.insert(key, (self.clock, description)) {
-            self.order.remove(&used);
-        }
-        self.order.insert(self.clock, key);
-        while self.kept.len() > limit {
-            let Some((_, oldest)) = self.order.pop_first() else { return };
-            self.kept.remove(&oldest);
-        }
-    }
+    /// Images forgotten so far: what was begun before is not kept after.
+    forgotten: u64,
 }
 
 /// Takes the place of a description in the making; gives it up when dropped, whether it is done or not.
 struct Making<'a> {
-    owner: &'a Descriptions,
+    owner: &'a Memory,
     key: Key,
+    forgotten: u64,
     _done: watch::Sender<()>,
 }
 
@@ -90,20 +52,23 @@ enum Turn<'a> {
     Wait(watch::Receiver<()>),
 }
 
-impl Descriptions {
+impl Memory {
+    /// Keeps up to `limit` descriptions.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { state: Mutex::default(), limit }
+        let state = State { kept: Cache::new(limit), in_making: HashMap::new(), forgotten: 0 };
+        Self { state: Mutex::new(state) }
     }
 
     /// The description of `key`, made with `make` unless it is kept. Of several callers one makes it and the others wait;
-    /// when that one fails or leaves, the next one makes it. Returns whether it came from the cache.
+    /// when that one fails or leaves, the next one makes it. `make` says whether it had it from elsewhere; returns whether
+    /// it was had from here or there.
     pub(crate) async fn get_or_make<F>(
         &self,
         key: Key,
         make: impl FnOnce() -> F,
     ) -> Result<(Arc<Description>, bool), Fault>
     where
-        F: Future<Output = Result<Description, Fault>>,
+        F: Future<Output = Result<(Description, bool), Fault>>,
     {
         loop {
             match self.turn(key) {
@@ -113,26 +78,40 @@ impl Descriptions {
                     let _ = done.changed().await;
                 }
                 Turn::Make(making) => {
-                    let description = Arc::new(make().await?);
-                    self.state.lock().put(key, description.clone(), self.limit);
+                    let (description, had) = make().await?;
+                    let description = Arc::new(description);
+                    let mut state = self.state.lock();
+                    if state.forgotten == making.forgotten {
+                        state.kept.insert(key, description.clone(), 1);
+                    }
+                    drop(state);
                     drop(making);
-                    return Ok((description, false));
+                    return Ok((description, had));
                 }
             }
         }
     }
 
+    /// Forgets what was said of an image. What is being made now is not kept.
+    pub(crate) fn forget(&self, image: &[u8; 32]) -> u64 {
+        let mut state = self.state.lock();
+        state.forgotten += 1;
+        let before = state.kept.len();
+        state.kept.retain(|key| key.image != *image);
+        (before - state.kept.len()) as u64
+    }
+
     fn turn(&self, key: Key) -> Turn<'_> {
         let mut state = self.state.lock();
-        if let Some(description) = state.get(key) {
-            return Turn::Kept(description);
+        if let Some(description) = state.kept.get(&key) {
+            return Turn::Kept(description.clone());
         }
         if let Some(done) = state.in_making.get(&key) {
             return Turn::Wait(done.clone());
         }
         let (sender, done) = watch::channel(());
         state.in_making.insert(key, done);
-        Turn::Make(Making { owner: self, key, _done: sender })
+        Turn::Make(Making { owner: self, key, forgotten: state.forgotten, _done: sender })
     }
 }
 
@@ -144,36 +123,22 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Key {
-        Key::new(name.as_bytes(), "model", "prompt")
+        Key::new(name.as_bytes(), &["model", "prompt"])
     }
 
-    fn description(text: &str) -> Result<Description, Fault> {
-        Ok(Description { text: text.to_owned(), answers: Vec::new() })
+    fn description(text: &str) -> Result<(Description, bool), Fault> {
+        Ok((Description { text: text.to_owned(), answers: Vec::new() }, false))
     }
 
-    async fn ask(descriptions: &Descriptions, name: &str, text: &str) -> (String, bool) {
+    async fn ask(descriptions: &Memory, name: &str, text: &str) -> (String, bool) {
         let (found, cached) =
             descriptions.get_or_make(key(name), || async { description(text) }).await.expect("made");
         (found.text.clone(), cached)
     }
 
-    #[test]
-    fn a_key_depends_on_image_model_and_prompt() {
-        let keys = [
-            Key::new(b"image", "model", "prompt"),
-            Key::new(b"imagf", "model", "prompt"),
-            Key::new(b"image", "modem", "prompt"),
-            Key::new(b"image", "model", "prompu"),
-            Key::new(b"image", "modelp", "rompt"),
-        ];
-        for (index, key) in keys.iter().enumerate() {
-            assert!(!keys[..index].contains(key), "{index}");
-        }
-    }
-
     #[tokio::test]
     async fn the_least_recently_used_description_leaves_first() {
-        let descriptions = Descriptions::new(2);
+        let descriptions = Memory::new(2);
         assert_eq!(ask(&descriptions, "a", "a1").await, ("a1".to_owned(), false));
         ask(&descriptions, "b", "b1").await;
         assert_eq!(ask(&descriptions, "a", "a2").await, ("a1".to_owned(), true));
@@ -184,7 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn callers_at_one_time_share_one_run() {
-        let descriptions = Descriptions::new(2);
+        let descriptions = Memory::new(2);
         let runs = Cell::new(0);
         let call = || {
             descriptions.get_or_make(key("a"), || async {
@@ -200,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn when_the_one_who_makes_it_leaves_another_does() {
-        let descriptions = Descriptions::new(2);
+        let descriptions = Memory::new(2);
         let leaving = descriptions.get_or_make(key("a"), std::future::pending);
         let staying = async {
             tokio::task::yield_now().await;
@@ -214,9 +179,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_is_not_kept() {
-        let descriptions = Descriptions::new(2);
+        let descriptions = Memory::new(2);
         let failed = descriptions.get_or_make(key("a"), || async { Err(Fault::DeadlineExceeded) }).await;
         assert_eq!(failed, Err(Fault::DeadlineExceeded));
         assert_eq!(ask(&descriptions, "a", "made").await, ("made".to_owned(), false));
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_a_forgotten_image_is_made_anew() {
+        let descriptions = Memory::new(3);
+        ask(&descriptions, "a", "a1").await;
+        ask(&descriptions, "b", "b1").await;
+        assert_eq!(descriptions.forget(&key("a").image), 1);
+        assert_eq!(ask(&descriptions, "a", "a2").await, ("a2".to_owned(), false));
+        assert_eq!(ask(&descriptions, "b", "b2").await, ("b1".to_owned(), true));
+    }
+
+    #[tokio::test]
+    async fn what_is_being_made_when_an_image_is_forgotten_is_not_kept() {
+        let descriptions = Memory::new(3);
+        let make = || async {
+            descriptions.forget(&key("a").image);
+            description("a1")
+        };
+        descriptions.get_or_make(key("a"), make).await.expect("made");
+        assert_eq!(ask(&descriptions, "a", "a2").await, ("a2".to_owned(), false));
     }
 }
