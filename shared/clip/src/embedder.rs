@@ -78,7 +78,10 @@ impl ClipEmbedder {
             Layout::HuggingFace => Self::read_hugging_face(dir, &options)?,
         };
         let fingerprint = parts.fingerprint();
-        let Parts { config, model, text, preprocessing, .. } = parts;
+        let Parts { config, mut model, text, preprocessing, .. } = parts;
+        if options.device.is_cpu() && options.dtype == DType::F32 {
+            model.prepare().map_err(|cause| ClipError::weights(&cause))?;
+        }
         let info = EmbedderInfo {
             name: options.name,
             fingerprint,

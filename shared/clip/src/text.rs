@@ -36,6 +36,11 @@ impl TextTower {
         })
     }
 
+    /// Makes the products of the blocks ready for inference in f32 on the CPU.
+    pub(crate) fn prepare(&mut self) -> Result<()> {
+        self.transformer.prepare()
+    }
+
     /// `ids`: u32 `[batch, tokens]`. Returns the projected tokens `[batch, tokens, embedding]` and the last block's
     /// projections.
     pub(crate) fn forward(&self, ids: &Tensor) -> Result<(Tensor, Projected)> {

@@ -72,6 +72,16 @@ impl TwoTower {
         })
     }
 
+    /// Makes a model in f32 on the CPU ready for inference: the matrices of its blocks are packed, one after the other,
+    /// each in the type that it is stored in. The model has no gradients from then on.
+    ///
+    /// # Errors
+    /// A model on another device.
+    pub fn prepare(&mut self) -> Result<()> {
+        self.vision.prepare()?;
+        self.text.prepare()
+    }
+
     /// The sizes of the model.
     #[must_use]
     pub fn config(&self) -> &Config {

@@ -47,6 +47,11 @@ impl VisionTower {
         })
     }
 
+    /// Makes the products of the blocks ready for inference in f32 on the CPU.
+    pub(crate) fn prepare(&mut self) -> Result<()> {
+        self.transformer.prepare()
+    }
+
     /// `pixels`: `[batch, 3, height, width]`. Returns the projected tokens `[batch, tokens, embedding]`, the class
     /// token first, and the last block's projections.
     pub(crate) fn forward(&self, pixels: &Tensor) -> Result<(Tensor, Projected)> {
