@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use thicket_device::ComputeArgs;
 use thicket_engine::Answerer;
 use thicket_proto::v1::answer_service_server::AnswerServiceServer;
 use thicket_qwen::{LoadOptions, QwenAnswerer};
@@ -34,12 +35,17 @@ impl App {
             return Err(Failure::BadInput(format!("model folder {} is not there", config.model.display())));
         }
         let device = config.place.open().map_err(|error| Failure::BadInput(error.to_string()))?;
+        let compute =
+            ComputeArgs { dtype: config.precision, device: config.place, cpu_backend: config.cpu_backend };
+        let chosen = compute.backend().map_err(|error| Failure::BadInput(error.to_string()))?;
+        chosen.announce(&config.name);
         let options = LoadOptions {
             name: config.name.clone(),
             adapter: config.loading.adapter.clone(),
             quantization: config.loading.quantize,
             dtype: config.precision.dtype(),
             device,
+            backend: chosen.backend,
         };
         let folder = config.model.clone();
         Self::start(config, move || {

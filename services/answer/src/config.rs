@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thicket_device::{ComputeArgs, Place, Precision};
+use thicket_device::{ComputeArgs, CpuBackend, Place, Precision};
 use thicket_imaging::Limits;
 use thicket_qwen::Quantization;
 use thicket_runtime::{
@@ -154,6 +154,7 @@ impl Args {
             prompts: answer.prompts.clone(),
             precision: self.compute.dtype,
             place: self.compute.device,
+            cpu_backend: self.compute.cpu_backend,
             queue_limit: answer.answer_queue,
             max_batch: answer.answer_batch,
             max_delay: answer.answer_batch_delay.unwrap_or(DEFAULT_MAX_DELAY),
@@ -182,6 +183,8 @@ pub struct Config {
     pub precision: Precision,
     /// Where the model computes. Default: the CPU.
     pub place: Place,
+    /// What multiplies on the CPU. Default: the faster of what is there.
+    pub cpu_backend: CpuBackend,
     /// Questions that may wait for the model, at least 1. Default: [`DEFAULT_QUEUE_LIMIT`].
     pub queue_limit: usize,
     /// Questions put to the model together at most, at least 1. Default: [`DEFAULT_MAX_BATCH`].
@@ -210,6 +213,7 @@ impl Config {
             prompts: None,
             precision: Precision::F32,
             place: Place::Cpu,
+            cpu_backend: CpuBackend::Auto,
             queue_limit: DEFAULT_QUEUE_LIMIT,
             max_batch: DEFAULT_MAX_BATCH,
             max_delay: DEFAULT_MAX_DELAY,

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use thicket_clip::{ClipEmbedder, LoadOptions};
+use thicket_device::ComputeArgs;
 use thicket_engine::Embedder;
 use thicket_proto::v1::embedding_service_server::EmbeddingServiceServer;
 use thicket_runtime::{
@@ -31,7 +32,16 @@ impl App {
             return Err(Failure::BadInput(format!("model folder {} is not there", config.model.display())));
         }
         let device = config.place.open().map_err(|error| Failure::BadInput(error.to_string()))?;
-        let options = LoadOptions { name: config.name.clone(), dtype: config.precision.dtype(), device };
+        let compute =
+            ComputeArgs { dtype: config.precision, device: config.place, cpu_backend: config.cpu_backend };
+        let chosen = compute.backend().map_err(|error| Failure::BadInput(error.to_string()))?;
+        chosen.announce(&config.name);
+        let options = LoadOptions {
+            name: config.name.clone(),
+            dtype: config.precision.dtype(),
+            device,
+            backend: chosen.backend,
+        };
         let folder = config.model.clone();
         Self::start(config, move || {
             let embedder = ClipEmbedder::load(&folder, options)

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thicket_device::{ComputeArgs, Place, Precision};
+use thicket_device::{ComputeArgs, CpuBackend, Place, Precision};
 use thicket_imaging::Limits;
 use thicket_runtime::{
     DEFAULT_DECODED_MIB, DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Failure, Role, RoleArgs, RoleConfig,
@@ -66,6 +66,7 @@ impl Args {
             model: embedding.embedding_model.clone(),
             precision: self.compute.dtype,
             place: self.compute.device,
+            cpu_backend: self.compute.cpu_backend,
             queue_limit: embedding.embedding_queue,
             max_batch: embedding.embedding_batch,
             max_delay: embedding.embedding_batch_delay.unwrap_or(DEFAULT_MAX_DELAY),
@@ -88,6 +89,8 @@ pub struct Config {
     pub precision: Precision,
     /// Where the model computes. Default: the CPU.
     pub place: Place,
+    /// What multiplies on the CPU. Default: the faster of what is there.
+    pub cpu_backend: CpuBackend,
     /// Jobs that may wait for the model (a call for texts is one, every image is one), at least 1. Default:
     /// [`DEFAULT_QUEUE_LIMIT`].
     pub queue_limit: usize,
@@ -112,6 +115,7 @@ impl Config {
             model,
             precision: Precision::F32,
             place: Place::Cpu,
+            cpu_backend: CpuBackend::Auto,
             queue_limit: DEFAULT_QUEUE_LIMIT,
             max_batch: DEFAULT_MAX_BATCH,
             max_delay: DEFAULT_MAX_DELAY,

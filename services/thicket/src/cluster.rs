@@ -149,10 +149,12 @@ impl Backends {
         let mut embedding = thicket_embedding::Config::in_process(models.embedding);
         embedding.role = role.clone();
         (embedding.precision, embedding.place) = (compute.dtype, compute.device);
+        embedding.cpu_backend = compute.cpu_backend;
         let mut answer = thicket_answer::Config::in_process(models.answer);
         answer.loading = models.loading;
         answer.role = RoleConfig { listen: answer_listen, ..role.clone() };
         (answer.precision, answer.place) = (compute.dtype, compute.device);
+        answer.cpu_backend = compute.cpu_backend;
         let mut store = thicket_gallery::Config::in_process(data.join("gallery"));
         store.role = RoleConfig { listen: gallery, ..role };
         let (embedding, gallery, answer) = tokio::try_join!(

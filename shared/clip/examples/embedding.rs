@@ -39,7 +39,7 @@ type Pass<'a> = Box<dyn Fn() -> candle_core::Result<()> + 'a>;
 fn image_pass(model: &TwoTower, batch: usize) -> candle_core::Result<Pass<'_>> {
     let (height, width) = model.config().image_size;
     let pixels = Tensor::randn(0f32, 1.0, (batch, 3, height, width), &Device::Cpu)?;
-    Ok(Box::new(move || model.encode_image(&pixels).map(drop)))
+    Ok(Box::new(move || model.embed_image(&pixels).map(drop)))
 }
 
 fn text_pass(model: &TwoTower, batch: usize) -> candle_core::Result<Pass<'_>> {

@@ -1,6 +1,8 @@
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use thicket_kernels::{Activation as Fused, Linear, Mask, PreparedLinear, attention, layer_norm, linear};
+use thicket_kernels::{
+    Activation as Fused, Backend, Linear, Mask, PreparedLinear, attention, layer_norm, linear,
+};
 
 use crate::{Activation, TowerConfig};
 
@@ -79,9 +81,11 @@ impl Projections {
         }
     }
 
-    fn prepare(&mut self) -> Result<()> {
-        if let Self::Plain { weight, bias } = self {
-            *self = Self::Prepared(PreparedLinear::new(weight, Some(bias))?);
+    fn prepare(&mut self, compute: DType, backend: Backend) -> Result<()> {
+        if let Self::Plain { weight, bias } = self
+            && let Some(map) = PreparedLinear::new(weight, Some(bias), compute, backend)?
+        {
+            *self = Self::Prepared(map);
         }
         Ok(())
     }
@@ -124,10 +128,13 @@ impl Block {
         })
     }
 
-    /// Makes the products ready for inference in f32 on the CPU.
-    fn prepare(&mut self) -> Result<()> {
-        self.in_proj.prepare()?;
-        [&mut self.out_proj, &mut self.c_fc, &mut self.c_proj].into_iter().try_for_each(Linear::prepare)
+    /// Makes the products ready for inference.
+    fn prepare(&mut self, backend: Backend) -> Result<()> {
+        let compute = self.ln_1.output;
+        self.in_proj.prepare(compute, backend)?;
+        [&mut self.out_proj, &mut self.c_fc, &mut self.c_proj]
+            .into_iter()
+            .try_for_each(|map| map.prepare(compute, backend))
     }
 
     /// `x`: f32 `[batch, tokens, width]`.
@@ -149,6 +156,16 @@ impl Block {
             Activation::Gelu => self.c_fc.forward(&normal)?.gelu_erf()?,
         };
         self.c_proj.forward_into(&hidden, Fused::None, Some(&x))
+    }
+}
+
+impl Projected {
+    /// The queries of some tokens, `rows` of the batch's `batch * tokens`, as many for each of the batch, over all keys.
+    fn of_rows(&self, rows: &Tensor) -> Result<Self> {
+        let (batch, heads, tokens, head_width) = self.q.dims4()?;
+        let q = self.q.transpose(1, 2)?.reshape((batch * tokens, heads * head_width))?;
+        let q = q.index_select(rows, 0)?.reshape((batch, (), heads, head_width))?.transpose(1, 2)?;
+        Ok(Self { q, k: self.k.clone(), v: self.v.clone() })
     }
 }
 
@@ -180,16 +197,30 @@ impl Transformer {
         })
     }
 
-    /// Makes the products ready for inference in f32 on the CPU, one after the other.
-    pub(crate) fn prepare(&mut self) -> Result<()> {
-        self.blocks.iter_mut().try_for_each(Block::prepare)?;
-        self.last.prepare()
+    /// Makes the products ready for inference, one after the other.
+    pub(crate) fn prepare(&mut self, backend: Backend) -> Result<()> {
+        self.blocks.iter_mut().try_for_each(|block| block.prepare(backend))?;
+        self.last.prepare(backend)
+    }
+
+    /// All but the end of the last block: its input, `[batch, tokens, width]`, and its projections.
+    pub(crate) fn before_last(&self, x: Tensor, mask: &Mask) -> Result<(Tensor, Projected)> {
+        let x = self.blocks.iter().try_fold(x, |x, block| block.finish(&x, &block.project(&x)?, mask))?;
+        let projected = self.last.project(&x)?;
+        Ok((x, projected))
+    }
+
+    /// The output of some tokens, given what [`Self::before_last`] made: `rows` of the batch's `batch * tokens`, as many
+    /// for each of the batch, each of which sees every token. Bit for bit what [`Self::forward`] makes of them.
+    pub(crate) fn last_rows(&self, x: &Tensor, projected: &Projected, rows: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, width) = x.dims3()?;
+        let x = x.reshape((batch * tokens, width))?.index_select(rows, 0)?.reshape((batch, (), width))?;
+        self.last.finish(&x, &projected.of_rows(rows)?, &Mask::Full)
     }
 
     /// `x`: f32 `[batch, tokens, width]`. Returns the output, of the same shape, and the last block's projections.
     pub(crate) fn forward(&self, x: Tensor, mask: &Mask) -> Result<(Tensor, Projected)> {
-        let x = self.blocks.iter().try_fold(x, |x, block| block.finish(&x, &block.project(&x)?, mask))?;
-        let projected = self.last.project(&x)?;
+        let (x, projected) = self.before_last(x, mask)?;
         Ok((self.last.finish(&x, &projected, mask)?, projected))
     }
 }

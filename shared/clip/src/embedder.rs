@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use thicket_checkpoint::{Checkpoint, CheckpointError};
 use thicket_engine::{Embedder, EmbedderInfo, EngineError, Similarity};
+use thicket_kernels::Backend;
 
 use crate::{
     ClipError, ClipTokenizer, Config, RunOptions, TwoTower, encoder::TextEncoder, error::first_line,
@@ -29,13 +30,15 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// Where the network computes.
     pub device: Device,
+    /// What multiplies on the CPU.
+    pub backend: Backend,
 }
 
 impl LoadOptions {
     /// f32 on the CPU, the reference.
     #[must_use]
     pub fn reference(name: impl Into<String>) -> Self {
-        Self { name: name.into(), dtype: DType::F32, device: Device::Cpu }
+        Self { name: name.into(), dtype: DType::F32, device: Device::Cpu, backend: Backend::Plain }
     }
 }
 
@@ -79,9 +82,7 @@ impl ClipEmbedder {
         };
         let fingerprint = parts.fingerprint();
         let Parts { config, mut model, text, preprocessing, .. } = parts;
-        if options.device.is_cpu() && options.dtype == DType::F32 {
-            model.prepare().map_err(|cause| ClipError::weights(&cause))?;
-        }
+        model.prepare(options.backend).map_err(|cause| ClipError::weights(&cause))?;
         let info = EmbedderInfo {
             name: options.name,
             fingerprint,
@@ -163,8 +164,8 @@ impl ClipEmbedder {
         let (height, width) = self.info.image_size;
         let pixels: Vec<f32> = images.iter().flat_map(|image| self.pixels(image)).collect();
         let shape = (images.len(), 3, height as usize, width as usize);
-        let features = self.model.encode_image(&Tensor::from_vec(pixels, shape, &self.device)?)?;
-        stored_vectors(&features.bge, features.tse.as_ref())
+        let (bge, tse) = self.model.embed_image(&Tensor::from_vec(pixels, shape, &self.device)?)?;
+        stored_vectors(&bge, tse.as_ref())
     }
 }
 

@@ -1,6 +1,6 @@
 use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use thicket_kernels::{Mask, linear};
+use thicket_kernels::{Backend, Mask, linear};
 
 use crate::{
     Config,
@@ -36,9 +36,9 @@ impl TextTower {
         })
     }
 
-    /// Makes the products of the blocks ready for inference in f32 on the CPU.
-    pub(crate) fn prepare(&mut self) -> Result<()> {
-        self.transformer.prepare()
+    /// Makes the products of the blocks ready for inference.
+    pub(crate) fn prepare(&mut self, backend: Backend) -> Result<()> {
+        self.transformer.prepare(backend)
     }
 
     /// `ids`: u32 `[batch, tokens]`. Returns the projected tokens `[batch, tokens, embedding]` and the last block's

@@ -1,9 +1,14 @@
 //! Where a model computes and in which type, as flags.
 
+mod backend;
+
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{DType, Device};
+use thicket_onednn::Library;
+
+pub use backend::{ChosenBackend, CpuBackend};
 
 /// Flags of a role that runs a model, for `#[command(flatten)]`.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
@@ -14,6 +19,19 @@ pub struct ComputeArgs {
     /// Device to compute on: cpu, cuda or cuda:N
     #[arg(long, env = "THICKET_DEVICE", value_name = "DEVICE", default_value_t = Place::Cpu)]
     pub device: Place,
+    /// What multiplies on the CPU: oneDNN, Thicket's own products, or the faster of them
+    #[arg(long, env = "THICKET_CPU_BACKEND", value_enum, default_value_t = CpuBackend::Auto)]
+    pub cpu_backend: CpuBackend,
+}
+
+impl ComputeArgs {
+    /// What multiplies by the weights of a model that runs with these flags.
+    ///
+    /// # Errors
+    /// [`DeviceError::Backend`] where oneDNN is asked for and cannot serve.
+    pub fn backend(&self) -> Result<ChosenBackend, DeviceError> {
+        self.cpu_backend.choose(self.dtype, self.device, Library::get())
+    }
 }
 
 /// Type of weights and arithmetic.
@@ -64,6 +82,12 @@ pub enum DeviceError {
         /// The device.
         place: Place,
         /// What the driver, or the lack of it, says.
+        reason: String,
+    },
+    /// oneDNN was asked for.
+    #[error("--cpu-backend onednn cannot be served: {reason}")]
+    Backend {
+        /// Why not.
         reason: String,
     },
 }

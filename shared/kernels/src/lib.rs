@@ -20,5 +20,5 @@ pub use elementwise::{Activation, quick_gelu, softmax};
 pub use linear::{Linear, linear};
 pub use normalisation::{layer_norm, rms_norm};
 pub use packed::PackedMatrix;
-pub use prepared::PreparedLinear;
+pub use prepared::{Backend, PreparedLinear};
 pub use quantized::{Quantization, QuantizedMatrix};

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::{
     elementwise::{Activation, quick_gelu},
     memory::{contiguous, in_order, is_cpu_f32, rows_per_task, with_values},
-    prepared::PreparedLinear,
+    prepared::{Backend, PreparedLinear},
     product::{matrix, multiply, multiply_packed},
 };
 
@@ -47,13 +47,16 @@ impl Linear {
         Self { weight: Weight::Plain(weight), bias }
     }
 
-    /// Makes the map ready for inference in f32 on the CPU, see [`PreparedLinear`]. It has no gradient from then on.
+    /// Makes the map ready for inference on inputs of type `compute`, where the backend can, see [`PreparedLinear`]. It has
+    /// no gradient from then on.
     ///
     /// # Errors
-    /// A weight that is not on the CPU.
-    pub fn prepare(&mut self) -> Result<()> {
-        if let Weight::Plain(weight) = &self.weight {
-            self.weight = Weight::Prepared(PreparedLinear::new(weight, self.bias.take().as_ref())?);
+    /// Those of [`PreparedLinear::new`].
+    pub fn prepare(&mut self, compute: DType, backend: Backend) -> Result<()> {
+        if let Weight::Plain(weight) = &self.weight
+            && let Some(map) = PreparedLinear::new(weight, self.bias.as_ref(), compute, backend)?
+        {
+            (self.weight, self.bias) = (Weight::Prepared(map), None);
         }
         Ok(())
     }

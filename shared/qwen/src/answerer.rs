@@ -9,7 +9,7 @@ use image::RgbImage;
 use thicket_engine::{
     AdapterInfo, Answerer, AnswererInfo, EngineError, Generation, Prompt, Sampling, Verdict,
 };
-use thicket_kernels::Quantization;
+use thicket_kernels::{Backend, Quantization};
 
 use crate::{
     adapter::Adapter,
@@ -43,13 +43,22 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// Where the model runs.
     pub device: Device,
+    /// What multiplies on the CPU.
+    pub backend: Backend,
 }
 
 impl LoadOptions {
     /// The model alone in f32 on the CPU, the reference.
     #[must_use]
     pub fn reference(name: impl Into<String>) -> Self {
-        Self { name: name.into(), adapter: None, quantization: None, dtype: DType::F32, device: Device::Cpu }
+        Self {
+            name: name.into(),
+            adapter: None,
+            quantization: None,
+            dtype: DType::F32,
+            device: Device::Cpu,
+            backend: Backend::Plain,
+        }
     }
 }
 
@@ -105,6 +114,7 @@ impl QwenAnswerer {
             options.quantization,
             options.dtype,
             &options.device,
+            options.backend,
         )?;
         let fingerprint = fingerprint(dir, &weights, &options);
         let info =

@@ -66,6 +66,7 @@ pub(super) fn run(args: AskArgs) -> Result<(), Failure> {
         quantization: args.quantize,
         dtype: args.compute.dtype.dtype(),
         device: args.compute.device.open().map_err(Failure::bad_input)?,
+        backend: args.compute.backend().map_err(Failure::bad_input)?.backend,
     };
     let mut answerer = QwenAnswerer::load(&args.model, options)
         .map_err(|error| Failure::bad_input(format!("model: {}", console::with_causes(&error))))?;
