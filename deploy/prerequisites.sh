@@ -66,6 +66,19 @@ install_packages() {
     rm -f "$log"
 }
 
+# The version of oneDNN that the products can use, where the distribution has it: without it, or with another, the
+# models multiply by themselves.
+install_onednn() {
+    is_installed libdnnl2 && return 0
+    command -v apt-get >/dev/null || return 0
+    refresh_package_lists
+    if [ -n "$(apt_candidate libdnnl2)" ]; then
+        install_packages libdnnl2
+    else
+        say "oneDNN 2.x (libdnnl2) is not to be had here: the models multiply without it"
+    fi
+}
+
 # The product is compiled for x86-64-v3; on less it would die of an illegal instruction.
 require_cpu() {
     [ "$(uname -s)" = Linux ] || die 2 "Thicket runs on Linux, not on $(uname -s)"

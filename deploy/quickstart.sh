@@ -58,6 +58,7 @@ trap 'on_interrupt 143' TERM
 require_cpu
 require_disk "$root" "$BUILD_GIB"
 install_packages "${BUILD_PACKAGES[@]}"
+install_onednn
 require_rust
 say "downloading the crates"
 fetch_crates

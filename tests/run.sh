@@ -40,6 +40,9 @@ prepare() {
     require_cpu
     require_disk . "$BUILD_GIB"
     install_packages "${BUILD_PACKAGES[@]}"
+    install_onednn
+    # Where it is installed, a test that cannot open it fails instead of saying so.
+    if is_installed libdnnl2; then export THICKET_TEST_ONEDNN=required; fi
     require_rust
     fetch_crates
 }

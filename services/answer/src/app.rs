@@ -41,11 +41,13 @@ impl App {
         if !config.model.is_dir() {
             return Err(Failure::BadInput(format!("model folder {} is not there", config.model.display())));
         }
-        let dtype = config.precision.on(config.places.first());
+        let chosen = config.compute.backend().map_err(|error| Failure::BadInput(error.to_string()))?;
+        chosen.announce(&config.name);
+        let dtype = config.compute.dtype();
         require_room(&config, dtype)?;
-        let loads = config.places.iter().map(|place| {
+        let loads = config.compute.device.iter().map(|place| {
             let (name, folder, loading) = (config.name.clone(), config.model.clone(), config.loading.clone());
-            let budgets = config.budgets;
+            let (budgets, backend) = (config.budgets, chosen.backend);
             let load: Load = Box::new(move || {
                 // On the thread that computes, because a GPU's work is ordered by thread.
                 let device = place.open().map_err(|error| error.to_string())?;
@@ -55,6 +57,7 @@ impl App {
                     quantization: loading.quantize,
                     dtype,
                     device,
+                    backend,
                     budgets,
                 };
                 let answerer = QwenAnswerer::load(&folder, options)
@@ -172,14 +175,17 @@ impl App {
 
 /// Sees whether the model fits every GPU before any port is opened.
 fn require_room(config: &Config, dtype: DType) -> Result<(), Failure> {
-    if config.places.first() == Place::Cpu {
+    if config.compute.device.first() == Place::Cpu {
         return Ok(());
     }
     let weights = thicket_qwen::weight_bytes(&config.model, dtype, config.loading.quantize)
         .map_err(|error| Failure::BadInput(format!("model {}: {error}", config.model.display())))?;
     let need = Need { weights, caches: config.budgets.cached_bytes(), work: ACTIVATION_RESERVE };
-    let gpus =
-        config.places.check(dtype, &need, &Driver).map_err(|error| Failure::BadInput(error.to_string()))?;
+    let gpus = config
+        .compute
+        .device
+        .check(dtype, &need, &Driver)
+        .map_err(|error| Failure::BadInput(error.to_string()))?;
     for (place, gpu) in gpus {
         tracing::info!(
             device = %place,

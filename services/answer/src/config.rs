@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thicket_device::{ComputeArgs, Places, Precision};
+use thicket_device::ComputeArgs;
 use thicket_imaging::Limits;
 use thicket_qwen::{Budgets, Quantization};
 use thicket_runtime::{
@@ -193,8 +193,7 @@ impl Args {
             model: answer.answer_model.clone(),
             loading: answer.loading.clone(),
             prompts: answer.prompts.clone(),
-            precision: self.compute.dtype,
-            places: self.compute.device.clone(),
+            compute: self.compute.clone(),
             queue_limit: answer.answer_queue,
             budgets: answer.budgets.budgets(answer.answer_batch),
             data: answer.answer_data.clone(),
@@ -221,10 +220,8 @@ pub struct Config {
     pub name: String,
     /// Prompt file; `None` takes [`PROMPTS_FILE`] of the model folder, or the built-in wording where there is none.
     pub prompts: Option<PathBuf>,
-    /// Type of weights and arithmetic. Default: f32 on the CPU, bf16 on a GPU.
-    pub precision: Precision,
-    /// Where the model computes, with a copy of it on each device. Default: the CPU.
-    pub places: Places,
+    /// Where the model computes, with a copy of it on each device, and how. Default: f32 on the CPU.
+    pub compute: ComputeArgs,
     /// Questions that may wait for each copy of the model, at least 1. Default: [`DEFAULT_QUEUE_LIMIT`].
     pub queue_limit: usize,
     /// Questions that the model works on at a time and what they may take. Default: [`DEFAULT_MAX_BATCH`] questions.
@@ -255,8 +252,7 @@ impl Config {
             model,
             loading: LoadingArgs::default(),
             prompts: None,
-            precision: Precision::Auto,
-            places: Places::default(),
+            compute: ComputeArgs::default(),
             queue_limit: DEFAULT_QUEUE_LIMIT,
             budgets: Budgets { sequences: DEFAULT_MAX_BATCH, ..Budgets::default() },
             data: None,

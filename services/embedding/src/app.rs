@@ -37,14 +37,16 @@ impl App {
         if !config.model.is_dir() {
             return Err(Failure::BadInput(format!("model folder {} is not there", config.model.display())));
         }
-        let dtype = config.precision.on(config.places.first());
+        let chosen = config.compute.backend().map_err(|error| Failure::BadInput(error.to_string()))?;
+        chosen.announce(&config.name);
+        let dtype = config.compute.dtype();
         require_room(&config, dtype)?;
-        let loads = config.places.iter().map(|place| {
-            let (name, folder) = (config.name.clone(), config.model.clone());
+        let loads = config.compute.device.iter().map(|place| {
+            let (name, folder, backend) = (config.name.clone(), config.model.clone(), chosen.backend);
             let load: Load = Box::new(move || {
                 // On the thread that computes, because a GPU's work is ordered by thread.
                 let device = place.open().map_err(|error| error.to_string())?;
-                let embedder = ClipEmbedder::load(&folder, LoadOptions { name, dtype, device })
+                let embedder = ClipEmbedder::load(&folder, LoadOptions { name, dtype, device, backend })
                     .map_err(|error| format!("model {}: {error}", folder.display()))?;
                 Ok(Box::new(embedder))
             });
@@ -140,15 +142,18 @@ impl App {
 
 /// Sees whether the model fits every GPU before any port is opened.
 fn require_room(config: &Config, dtype: DType) -> Result<(), Failure> {
-    if config.places.first() == Place::Cpu {
+    if config.compute.device.first() == Place::Cpu {
         return Ok(());
     }
     let values = thicket_clip::stored_values(&config.model)
         .map_err(|error| Failure::BadInput(format!("model {}: {error}", config.model.display())))?;
     let weights = values.saturating_mul(dtype.size_in_bytes() as u64);
     let need = Need { weights, caches: 0, work: ACTIVATION_RESERVE };
-    let gpus =
-        config.places.check(dtype, &need, &Driver).map_err(|error| Failure::BadInput(error.to_string()))?;
+    let gpus = config
+        .compute
+        .device
+        .check(dtype, &need, &Driver)
+        .map_err(|error| Failure::BadInput(error.to_string()))?;
     for (place, gpu) in gpus {
         tracing::info!(
             device = %place,

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thicket_device::{ComputeArgs, Places, Precision};
+use thicket_device::ComputeArgs;
 use thicket_imaging::Limits;
 use thicket_runtime::{
     DEFAULT_DECODED_MIB, DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Failure, Role, RoleArgs, RoleConfig,
@@ -65,8 +65,7 @@ impl Args {
             role: self.role.config(Role::Embedding),
             name: embedding.embedding_name.clone().unwrap_or_else(|| folder_name(&embedding.embedding_model)),
             model: embedding.embedding_model.clone(),
-            precision: self.compute.dtype,
-            places: self.compute.device.clone(),
+            compute: self.compute.clone(),
             queue_limit: embedding.embedding_queue,
             batch_tokens: embedding.embedding_batch_tokens,
             max_delay: embedding.embedding_batch_delay.unwrap_or(DEFAULT_MAX_DELAY),
@@ -85,10 +84,8 @@ pub struct Config {
     pub model: PathBuf,
     /// Name the model is served under.
     pub name: String,
-    /// Type of weights and arithmetic. Default: f32 on the CPU, bf16 on a GPU.
-    pub precision: Precision,
-    /// Where the model computes, with a copy of it on each device. Default: the CPU.
-    pub places: Places,
+    /// Where the model computes, with a copy of it on each device, and how. Default: f32 on the CPU.
+    pub compute: ComputeArgs,
     /// Jobs that may wait for each copy of the model, at least 1. Every image is one; a call for texts is one for every
     /// [`Self::batch_tokens`] that it has. Default: [`DEFAULT_QUEUE_LIMIT`].
     pub queue_limit: usize,
@@ -111,8 +108,7 @@ impl Config {
             role: RoleConfig::in_process(),
             name: folder_name(&model),
             model,
-            precision: Precision::Auto,
-            places: Places::default(),
+            compute: ComputeArgs::default(),
             queue_limit: DEFAULT_QUEUE_LIMIT,
             batch_tokens: DEFAULT_BATCH_TOKENS,
             max_delay: DEFAULT_MAX_DELAY,

@@ -151,12 +151,12 @@ impl Backends {
 
         let mut embedding = thicket_embedding::Config::in_process(models.embedding);
         embedding.role = role.clone();
-        (embedding.precision, embedding.places) = (compute.dtype, compute.device.clone());
+        embedding.compute = compute.clone();
         let mut answer = thicket_answer::Config::in_process(models.answer);
         answer.loading = models.loading;
         answer.data = keep_answers.then(|| data.join("answer"));
         answer.role = RoleConfig { listen: answer_listen, ..role.clone() };
-        (answer.precision, answer.places) = (compute.dtype, compute.device);
+        answer.compute = compute;
         let mut store = thicket_gallery::Config::in_process(data.join("gallery"));
         store.role = RoleConfig { listen: gallery, ..role };
         let (embedding, gallery, answer) = tokio::try_join!(

@@ -1,6 +1,8 @@
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use thicket_kernels::{Linear, Mask, attention, layer_norm, linear, quick_gelu};
+use thicket_kernels::{
+    Activation as Fused, Backend, Linear, Mask, PreparedLinear, attention, layer_norm, linear,
+};
 
 use crate::{Activation, TowerConfig};
 
@@ -43,16 +45,59 @@ pub(crate) struct Projected {
     v: Tensor,
 }
 
+/// The map of a block's tokens to queries, keys and values.
+#[derive(Debug, Clone)]
+enum Projections {
+    /// Rows of queries, then keys, then values: weight `[3 width, width]`, bias `[3 width]`.
+    Plain { weight: Tensor, bias: Tensor },
+    /// All three in one product.
+    Prepared(PreparedLinear),
+}
+
+impl Projections {
+    /// (batch, tokens, width) to three tensors (batch, heads, tokens, head width).
+    fn forward(&self, x: &Tensor, head_width: usize) -> Result<[Tensor; 3]> {
+        let (batch, tokens, width) = x.dims3()?;
+        let heads = width / head_width;
+        match self {
+            // Three products over slices of the weight: slicing their joint result would make the backward pass write
+            // and add three mostly empty copies of it.
+            Self::Plain { weight, bias } => {
+                let part = |index: usize| {
+                    let weight = weight.narrow(0, index * width, width)?;
+                    let bias = bias.narrow(0, index * width, width)?;
+                    linear(x, &weight, Some(&bias))?
+                        .reshape((batch, tokens, heads, head_width))?
+                        .transpose(1, 2)
+                };
+                Ok([part(0)?, part(1)?, part(2)?])
+            }
+            Self::Prepared(map) => {
+                let joint = map.forward(x, Fused::None, None)?;
+                let joint = joint.reshape((batch, tokens, 3, heads, head_width))?;
+                let part = |index: usize| joint.narrow(2, index, 1)?.squeeze(2)?.transpose(1, 2);
+                Ok([part(0)?, part(1)?, part(2)?])
+            }
+        }
+    }
+
+    fn prepare(&mut self, compute: DType, backend: Backend) -> Result<()> {
+        if let Self::Plain { weight, bias } = self
+            && let Some(map) = PreparedLinear::new(weight, Some(bias), compute, backend)?
+        {
+            *self = Self::Prepared(map);
+        }
+        Ok(())
+    }
+}
+
 /// One pre-norm transformer block.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
-    width: usize,
     head_width: usize,
     activation: Activation,
     ln_1: LayerNorm,
-    /// Rows of queries, then keys, then values, `[3 width, width]`.
-    in_proj_weight: Tensor,
-    in_proj_bias: Tensor,
+    in_proj: Projections,
     out_proj: Linear,
     ln_2: LayerNorm,
     c_fc: Linear,
@@ -69,12 +114,13 @@ impl Block {
         let residual = scale * (2.0 * layers as f64).powf(-0.5);
         let in_proj = normal(scale);
         Ok(Self {
-            width,
             head_width,
             activation,
             ln_1: LayerNorm::new(tower, builder.pp("ln_1"))?,
-            in_proj_weight: attn.get_with_hints((3 * width, width), "in_proj_weight", in_proj)?,
-            in_proj_bias: attn.get_with_hints(3 * width, "in_proj_bias", Init::Const(0.0))?,
+            in_proj: Projections::Plain {
+                weight: attn.get_with_hints((3 * width, width), "in_proj_weight", in_proj)?,
+                bias: attn.get_with_hints(3 * width, "in_proj_bias", Init::Const(0.0))?,
+            },
             out_proj: dense(width, width, residual, attn.pp("out_proj"))?,
             ln_2: LayerNorm::new(tower, builder.pp("ln_2"))?,
             c_fc: dense(width, mlp_width, (2.0 * width as f64).powf(-0.5), mlp.pp("c_fc"))?,
@@ -82,20 +128,19 @@ impl Block {
         })
     }
 
+    /// Makes the products ready for inference.
+    fn prepare(&mut self, backend: Backend) -> Result<()> {
+        let compute = self.ln_1.output;
+        self.in_proj.prepare(compute, backend)?;
+        [&mut self.out_proj, &mut self.c_fc, &mut self.c_proj]
+            .into_iter()
+            .try_for_each(|map| map.prepare(compute, backend))
+    }
+
     /// `x`: f32 `[batch, tokens, width]`.
     pub(crate) fn project(&self, x: &Tensor) -> Result<Projected> {
-        let (batch, tokens, _) = x.dims3()?;
-        let x = self.ln_1.forward(x)?;
-        // Three products over slices of the weight: slicing their joint result would make the backward pass write
-        // and add three mostly empty copies of it.
-        let part = |index: usize| {
-            let weight = self.in_proj_weight.narrow(0, index * self.width, self.width)?;
-            let bias = self.in_proj_bias.narrow(0, index * self.width, self.width)?;
-            linear(&x, &weight, Some(&bias))?
-                .reshape((batch, tokens, self.width / self.head_width, self.head_width))?
-                .transpose(1, 2)
-        };
-        Ok(Projected { q: part(0)?, k: part(1)?, v: part(2)? })
+        let [q, k, v] = self.in_proj.forward(&self.ln_1.forward(x)?, self.head_width)?;
+        Ok(Projected { q, k, v })
     }
 
     /// The rest of the block, given what [`Block::project`] made of `x`.
@@ -104,13 +149,23 @@ impl Block {
         let mixed =
             attention(q, k, v, attention_scale(self.head_width), mask)?.transpose(1, 2)?.flatten_from(2)?;
         // The stream stays f32 between blocks: rounding it each time would cost a half-precision model most.
-        let x = (x + self.out_proj.forward(&mixed)?.to_dtype(DType::F32)?)?;
-        let hidden = self.c_fc.forward(&self.ln_2.forward(&x)?)?;
+        let x = self.out_proj.forward_into(&mixed, Fused::None, Some(x))?;
+        let normal = self.ln_2.forward(&x)?;
         let hidden = match self.activation {
-            Activation::QuickGelu => quick_gelu(&hidden)?,
-            Activation::Gelu => hidden.gelu_erf()?,
+            Activation::QuickGelu => self.c_fc.forward_into(&normal, Fused::QuickGelu, None)?,
+            Activation::Gelu => self.c_fc.forward(&normal)?.gelu_erf()?,
         };
-        x + self.c_proj.forward(&hidden)?.to_dtype(DType::F32)?
+        self.c_proj.forward_into(&hidden, Fused::None, Some(&x))
+    }
+}
+
+impl Projected {
+    /// The queries of some tokens, `rows` of the batch's `batch * tokens`, as many for each of the batch, over all keys.
+    fn of_rows(&self, rows: &Tensor) -> Result<Self> {
+        let (batch, heads, tokens, head_width) = self.q.dims4()?;
+        let q = self.q.transpose(1, 2)?.reshape((batch * tokens, heads * head_width))?;
+        let q = q.index_select(rows, 0)?.reshape((batch, (), heads, head_width))?.transpose(1, 2)?;
+        Ok(Self { q, k: self.k.clone(), v: self.v.clone() })
     }
 }
 
@@ -142,10 +197,30 @@ impl Transformer {
         })
     }
 
-    /// `x`: f32 `[batch, tokens, width]`. Returns the output, of the same shape, and the last block's projections.
-    pub(crate) fn forward(&self, x: Tensor, mask: &Mask) -> Result<(Tensor, Projected)> {
+    /// Makes the products ready for inference, one after the other.
+    pub(crate) fn prepare(&mut self, backend: Backend) -> Result<()> {
+        self.blocks.iter_mut().try_for_each(|block| block.prepare(backend))?;
+        self.last.prepare(backend)
+    }
+
+    /// All but the end of the last block: its input, `[batch, tokens, width]`, and its projections.
+    pub(crate) fn before_last(&self, x: Tensor, mask: &Mask) -> Result<(Tensor, Projected)> {
         let x = self.blocks.iter().try_fold(x, |x, block| block.finish(&x, &block.project(&x)?, mask))?;
         let projected = self.last.project(&x)?;
+        Ok((x, projected))
+    }
+
+    /// The output of some tokens, given what [`Self::before_last`] made: `rows` of the batch's `batch * tokens`, as many
+    /// for each of the batch, each of which sees every token. Bit for bit what [`Self::forward`] makes of them.
+    pub(crate) fn last_rows(&self, x: &Tensor, projected: &Projected, rows: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, width) = x.dims3()?;
+        let x = x.reshape((batch * tokens, width))?.index_select(rows, 0)?.reshape((batch, (), width))?;
+        self.last.finish(&x, &projected.of_rows(rows)?, &Mask::Full)
+    }
+
+    /// `x`: f32 `[batch, tokens, width]`. Returns the output, of the same shape, and the last block's projections.
+    pub(crate) fn forward(&self, x: Tensor, mask: &Mask) -> Result<(Tensor, Projected)> {
+        let (x, projected) = self.before_last(x, mask)?;
         Ok((self.last.finish(&x, &projected, mask)?, projected))
     }
 }

@@ -5,6 +5,7 @@ use thicket_checkpoint::{Checkpoint, CheckpointError};
 use thicket_engine::{
     Embedder, EmbedderInfo, EngineError, PreparedImage, PreparedText, Preprocessor, Similarity,
 };
+use thicket_kernels::Backend;
 
 use crate::{
     ClipError, ClipTokenizer, Config, RunOptions, TwoTower, encoder::TextEncoder, error::first_line,
@@ -30,13 +31,15 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// Where the network computes.
     pub device: Device,
+    /// What multiplies on the CPU.
+    pub backend: Backend,
 }
 
 impl LoadOptions {
     /// f32 on the CPU, the reference.
     #[must_use]
     pub fn reference(name: impl Into<String>) -> Self {
-        Self { name: name.into(), dtype: DType::F32, device: Device::Cpu }
+        Self { name: name.into(), dtype: DType::F32, device: Device::Cpu, backend: Backend::Plain }
     }
 }
 
@@ -78,7 +81,8 @@ impl ClipEmbedder {
             Layout::HuggingFace => Self::read_hugging_face(dir, &options)?,
         };
         let fingerprint = parts.fingerprint();
-        let Parts { config, model, text, preprocessing, .. } = parts;
+        let Parts { config, mut model, text, preprocessing, .. } = parts;
+        model.prepare(options.backend).map_err(|cause| ClipError::weights(&cause))?;
         let info = EmbedderInfo {
             name: options.name,
             fingerprint,
@@ -165,8 +169,8 @@ impl ClipEmbedder {
         let (height, width) = self.info.image_size;
         let pixels: Vec<f32> = images.iter().flat_map(|image| &image.pixels).copied().collect();
         let shape = (images.len(), 3, height as usize, width as usize);
-        let features = self.model.encode_image(&Tensor::from_vec(pixels, shape, &self.device)?)?;
-        stored_vectors(&features.bge, features.tse.as_ref())
+        let (bge, tse) = self.model.embed_image(&Tensor::from_vec(pixels, shape, &self.device)?)?;
+        stored_vectors(&bge, tse.as_ref())
     }
 }
 

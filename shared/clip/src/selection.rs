@@ -40,7 +40,8 @@ pub(crate) fn largest(weights: &[f32], count: usize) -> Vec<u32> {
 #[derive(Debug, Clone)]
 pub(crate) struct TokenSelection {
     projection: Linear,
-    input: Linear,
+    /// `[hidden, input]`
+    input: Tensor,
     input_bias: Tensor,
     norm: BatchNorm,
     output: Linear,
@@ -68,9 +69,9 @@ impl BatchNorm {
     }
 
     /// The weight and bias of the linear map that does `layer` and then this.
-    fn after(&self, layer: &Linear, layer_bias: &Tensor) -> Result<(Tensor, Tensor)> {
+    fn after(&self, layer: &Tensor, layer_bias: &Tensor) -> Result<(Tensor, Tensor)> {
         let scale = (&self.weight * &self.inverse_deviation)?;
-        let weight = layer.weight().to_dtype(scale.dtype())?.broadcast_mul(&scale.unsqueeze(1)?)?;
+        let weight = layer.to_dtype(scale.dtype())?.broadcast_mul(&scale.unsqueeze(1)?)?;
         let bias = (((layer_bias - &self.mean)? * scale)? + &self.bias)?;
         Ok((weight, bias))
     }
@@ -92,7 +93,7 @@ impl TokenSelection {
             first.get_with_hints((hidden, input), "weight", Init::Uniform { lo: -spread, up: spread })?;
         Ok(Self {
             projection: Linear::new(input, output, true, builder.pp(projection))?,
-            input: Linear::from_parts(weight, None),
+            input: weight,
             input_bias: first.get_with_hints(hidden, "bias", Init::Const(0.0))?,
             norm: BatchNorm::new(hidden, mlp.pp("bns.0"))?,
             output: Linear::new(hidden, output, true, mlp.pp("layers.1"))?,

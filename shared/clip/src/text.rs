@@ -1,6 +1,6 @@
 use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use thicket_kernels::{Mask, linear};
+use thicket_kernels::{Backend, Mask, linear};
 
 use crate::{
     Config,
@@ -34,6 +34,11 @@ impl TextTower {
             ln_final: LayerNorm::new(text, builder.pp("ln_final"))?,
             text_projection: builder.get_with_hints((width, embed_dim), "text_projection", projection)?,
         })
+    }
+
+    /// Makes the products of the blocks ready for inference.
+    pub(crate) fn prepare(&mut self, backend: Backend) -> Result<()> {
+        self.transformer.prepare(backend)
     }
 
     /// `ids`: u32 `[batch, tokens]`. Returns the projected tokens `[batch, tokens, embedding]` and the last block's

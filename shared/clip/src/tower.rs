@@ -1,8 +1,11 @@
 use candle_core::{DType, Device, Error, Result, Tensor};
 use candle_nn::VarBuilder;
+use thicket_kernels::Backend;
 
 use crate::{
-    Config, EndMark, names,
+    Config, EndMark,
+    block::Projected,
+    names,
     selection::{TokenSelection, attention_row, largest},
     text::TextTower,
     vision::VisionTower,
@@ -72,6 +75,16 @@ impl TwoTower {
         })
     }
 
+    /// Makes a model ready for inference: where the backend multiplies, the matrices of the blocks are packed, one after
+    /// the other. The model has no gradients from then on.
+    ///
+    /// # Errors
+    /// A failure of the backend.
+    pub fn prepare(&mut self, backend: Backend) -> Result<()> {
+        self.vision.prepare(backend)?;
+        self.text.prepare(backend)
+    }
+
     /// The sizes of the model.
     #[must_use]
     pub fn config(&self) -> &Config {
@@ -83,31 +96,67 @@ impl TwoTower {
     /// # Errors
     /// Another shape, or a failure of the device.
     pub fn encode_image(&self, pixels: &Tensor) -> Result<ImageFeatures> {
-        let (_, channels, height, width) = pixels.dims4()?;
-        if channels != 3 || (height, width) != self.config.image_size {
-            let (rows, columns) = self.config.image_size;
-            return Err(Error::Msg(format!(
-                "pixels of shape {:?}, the model takes [batch, 3, {rows}, {columns}]",
-                pixels.dims()
-            )));
-        }
+        self.check_pixels(pixels)?;
         let (tokens, projected) = self.vision.forward(pixels)?;
         let bge = tokens.narrow(1, 0, 1)?.squeeze(1)?.to_dtype(DType::F32)?;
         let tse = match &self.image_selection {
             None => None,
-            Some(selection) => {
-                let class_query = projected.q.narrow(2, 0, 1)?;
-                let selected: Vec<_> = attention_row(&class_query, &projected.k, None)?
-                    .into_iter()
-                    .map(|mut weights| {
-                        weights[0] = NEVER;
-                        largest(&weights, self.config.selected_patches())
-                    })
-                    .collect();
-                Some(selection.forward(&tokens, &selected)?)
-            }
+            Some(selection) => Some(selection.forward(&tokens, &self.selected_patches(&projected)?)?),
         };
         Ok(ImageFeatures { bge, tse, tokens })
+    }
+
+    /// As [`Self::encode_image`] without the tokens: those that no embedding is made of are not finished. Returns the
+    /// embeddings `bge` and `tse`, bit for bit the same.
+    ///
+    /// # Errors
+    /// As [`Self::encode_image`].
+    pub fn embed_image(&self, pixels: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        self.check_pixels(pixels)?;
+        let (batch, all) = (pixels.dim(0)?, self.config.image_tokens());
+        let mut finished = 1;
+        let tokens = self.vision.forward_rows(pixels, |projected| {
+            let mut chosen = vec![vec![0]; batch];
+            if self.image_selection.is_some() {
+                for (chosen, selected) in chosen.iter_mut().zip(self.selected_patches(projected)?) {
+                    chosen.extend(selected);
+                }
+            }
+            finished = chosen.first().map_or(1, Vec::len);
+            let rows: Vec<u32> = chosen
+                .iter()
+                .enumerate()
+                .flat_map(|(image, chosen)| chosen.iter().map(move |token| (image * all) as u32 + token))
+                .collect();
+            Tensor::new(rows, pixels.device())
+        })?;
+        let bge = tokens.narrow(1, 0, 1)?.squeeze(1)?.to_dtype(DType::F32)?;
+        let selected = vec![(1..finished as u32).collect::<Vec<u32>>(); batch];
+        let tse = self.image_selection.as_ref().map(|selection| selection.forward(&tokens, &selected));
+        Ok((bge, tse.transpose()?))
+    }
+
+    fn check_pixels(&self, pixels: &Tensor) -> Result<()> {
+        let (_, channels, height, width) = pixels.dims4()?;
+        if channels == 3 && (height, width) == self.config.image_size {
+            return Ok(());
+        }
+        let (rows, columns) = self.config.image_size;
+        Err(Error::Msg(format!(
+            "pixels of shape {:?}, the model takes [batch, 3, {rows}, {columns}]",
+            pixels.dims()
+        )))
+    }
+
+    /// The patches of each image that its class token attends to most, as many for each.
+    fn selected_patches(&self, projected: &Projected) -> Result<Vec<Vec<u32>>> {
+        let class_query = projected.q.narrow(2, 0, 1)?;
+        let weights = attention_row(&class_query, &projected.k, None)?;
+        let selected = weights.into_iter().map(|mut weights| {
+            weights[0] = NEVER;
+            largest(&weights, self.config.selected_patches())
+        });
+        Ok(selected.collect())
     }
 
     /// Encodes token ids, u32 `[batch, length]`, as [`crate::ClipTokenizer::encode`] makes them: at most

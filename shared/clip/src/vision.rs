@@ -1,6 +1,6 @@
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use thicket_kernels::{Mask, linear};
+use thicket_kernels::{Backend, Mask, linear};
 
 use crate::{
     Config,
@@ -47,9 +47,36 @@ impl VisionTower {
         })
     }
 
+    /// Makes the products of the blocks ready for inference.
+    pub(crate) fn prepare(&mut self, backend: Backend) -> Result<()> {
+        self.transformer.prepare(backend)
+    }
+
     /// `pixels`: `[batch, 3, height, width]`. Returns the projected tokens `[batch, tokens, embedding]`, the class
     /// token first, and the last block's projections.
     pub(crate) fn forward(&self, pixels: &Tensor) -> Result<(Tensor, Projected)> {
+        let (x, projected) = self.transformer.forward(self.stream(pixels)?, &Mask::Full)?;
+        Ok((self.embedded(&x)?, projected))
+    }
+
+    /// As [`Self::forward`] for those tokens only that `choose` names, given the last block's projections: rows of the
+    /// batch's `batch * tokens`, as many for each image. Bit for bit what [`Self::forward`] makes of them.
+    pub(crate) fn forward_rows(
+        &self,
+        pixels: &Tensor,
+        choose: impl FnOnce(&Projected) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let (x, projected) = self.transformer.before_last(self.stream(pixels)?, &Mask::Full)?;
+        let rows = choose(&projected)?;
+        self.embedded(&self.transformer.last_rows(&x, &projected, &rows)?)
+    }
+
+    fn embedded(&self, x: &Tensor) -> Result<Tensor> {
+        linear(&self.ln_post.forward(x)?, &self.proj.t()?, None)
+    }
+
+    /// What the first block sees, f32 `[batch, tokens, width]`.
+    fn stream(&self, pixels: &Tensor) -> Result<Tensor> {
         let pixels = pixels.to_dtype(self.conv1.dtype())?;
         let patches = self.patches(&pixels)?;
         let (batch, _, width) = patches.dims3()?;
@@ -57,10 +84,7 @@ impl VisionTower {
         let x = Tensor::cat(&[&class, &patches], 1)?
             .broadcast_add(&self.positional_embedding)?
             .to_dtype(DType::F32)?;
-        let x = self.ln_pre.forward(&x)?.to_dtype(DType::F32)?;
-        let (x, projected) = self.transformer.forward(x, &Mask::Full)?;
-        let tokens = linear(&self.ln_post.forward(&x)?, &self.proj.t()?, None)?;
-        Ok((tokens, projected))
+        self.ln_pre.forward(&x)?.to_dtype(DType::F32)
     }
 
     fn patches(&self, pixels: &Tensor) -> Result<Tensor> {

@@ -27,6 +27,12 @@ pub enum DeviceError {
         /// The devices.
         places: Places,
     },
+    /// oneDNN was asked for.
+    #[error("--cpu-backend onednn cannot be served: {reason}")]
+    Backend {
+        /// Why not.
+        reason: String,
+    },
     /// This build or this machine has no such device.
     #[error("device {place} cannot be used: {reason}")]
     Absent {

@@ -1,12 +1,15 @@
 //! Where a model computes and in which type, as flags, and whether it can.
 
+mod backend;
 mod check;
 mod driver;
 mod error;
 mod place;
 
 use candle_core::DType;
+use thicket_onednn::Library;
 
+pub use backend::{ChosenBackend, CpuBackend};
 pub use check::{Capability, Gigabytes, Gpu, Gpus, Need};
 pub use driver::Driver;
 pub use error::DeviceError;
@@ -21,12 +24,23 @@ pub struct ComputeArgs {
     /// Device to compute on: cpu, cuda, cuda:N, or cuda:N,N,... for a copy of the model on each
     #[arg(long, env = "THICKET_DEVICE", value_name = "DEVICE", default_value_t = Places::default())]
     pub device: Places,
+    /// What multiplies on the CPU: oneDNN, Thicket's own products, or the faster of them
+    #[arg(long, env = "THICKET_CPU_BACKEND", value_enum, default_value_t = CpuBackend::Auto)]
+    pub cpu_backend: CpuBackend,
 }
 
 impl ComputeArgs {
     /// The type of the arithmetic.
     pub fn dtype(&self) -> DType {
         self.dtype.on(self.device.first())
+    }
+
+    /// What multiplies by the weights of a model that runs with these flags.
+    ///
+    /// # Errors
+    /// [`DeviceError::Backend`] where oneDNN is asked for and cannot serve.
+    pub fn backend(&self) -> Result<ChosenBackend, DeviceError> {
+        self.cpu_backend.choose(self.dtype(), self.device.first(), Library::get())
     }
 }
 

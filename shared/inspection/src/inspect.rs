@@ -4,6 +4,7 @@ use candle_core::{DType, Device};
 use thicket_checkpoint::Checkpoint;
 use thicket_clip::ClipEmbedder;
 use thicket_engine::Embedder;
+use thicket_kernels::Backend;
 use thicket_qwen::QwenAnswerer;
 
 use crate::kind::read_json;
@@ -25,6 +26,8 @@ pub struct Options {
     pub dtype: DType,
     /// Where it computes.
     pub device: Device,
+    /// What multiplies on the CPU.
+    pub backend: Backend,
 }
 
 /// Bytes that a model takes.
@@ -79,6 +82,7 @@ fn inspect_embedding(dir: &Path, kind: Kind, options: &Options) -> Result<Inspec
         name: NAME.to_owned(),
         dtype: options.dtype,
         device: options.device.clone(),
+        backend: options.backend,
     };
     let mut embedder = ClipEmbedder::load(dir, load)
         .map_err(|source| InspectError::Embedding { dir: dir.to_path_buf(), source: Box::new(source) })?;
@@ -114,6 +118,7 @@ fn inspect_answer(dir: &Path, kind: Kind, options: &Options) -> Result<Inspectio
         dtype: options.dtype,
         device: options.device.clone(),
         budgets: thicket_qwen::Budgets::default(),
+        backend: options.backend,
     };
     let mut answerer = QwenAnswerer::load(dir, load)?;
     let stored = Stored::of_model(dir)?;

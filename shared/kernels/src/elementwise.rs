@@ -31,6 +31,35 @@ pub(crate) fn exp(x: f32) -> f32 {
     f32::from_bits(p.to_bits().wrapping_add(exponent << 23))
 }
 
+/// What follows a linear map.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `x * sigmoid(x)`.
+    Silu,
+}
+
+impl Activation {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::None, Self::QuickGelu, Self::Silu];
+
+    /// Replaces every value by what the activation makes of it.
+    #[inline(always)]
+    pub(crate) fn apply(self, values: &mut [f32]) {
+        match self {
+            Self::None => {}
+            Self::QuickGelu => {
+                values.iter_mut().for_each(|x| *x /= 1.0 + exp(-QUICK_GELU_SLOPE * *x));
+            }
+            Self::Silu => values.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)),
+        }
+    }
+}
+
 /// `x * sigmoid(1.702 x)`, the activation of CLIP and of the Qwen2-VL vision tower. Any shape.
 ///
 /// # Errors

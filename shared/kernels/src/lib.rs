@@ -11,11 +11,16 @@ mod flash;
 mod linear;
 mod memory;
 mod normalisation;
+mod packed;
+mod prepared;
 mod product;
 mod quantized;
+mod tile;
 
 pub use attention::{Mask, attention};
-pub use elementwise::{quick_gelu, softmax};
+pub use elementwise::{Activation, quick_gelu, softmax};
 pub use linear::{Linear, linear};
 pub use normalisation::{layer_norm, rms_norm};
+pub use packed::PackedMatrix;
+pub use prepared::{Backend, PreparedLinear};
 pub use quantized::{Quantization, QuantizedMatrix};

@@ -1,18 +1,27 @@
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Module, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Error, Layout, Module, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use crate::{
+    elementwise::{Activation, quick_gelu},
     memory::{contiguous, in_order, is_cpu_f32, rows_per_task, with_values},
+    prepared::{Backend, PreparedLinear},
     product::{matrix, multiply, multiply_packed},
 };
 
 /// `y = x W^T + b` with `W` of shape `[out, in]`, as checkpoints store it.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
+    Plain(Tensor),
+    /// With its bias.
+    Prepared(PreparedLinear),
 }
 
 impl Linear {
@@ -29,25 +38,61 @@ impl Linear {
         } else {
             None
         };
-        Ok(Self { weight, bias })
+        Ok(Self::from_parts(weight, bias))
     }
 
     /// From tensors: `weight` `[out, in]`, `bias` `[out]`.
     #[must_use]
     pub fn from_parts(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+        Self { weight: Weight::Plain(weight), bias }
     }
 
-    /// The weight, `[out, in]`.
-    #[must_use]
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
+    /// Makes the map ready for inference on inputs of type `compute`, where the backend can, see [`PreparedLinear`]. It has
+    /// no gradient from then on.
+    ///
+    /// # Errors
+    /// Those of [`PreparedLinear::new`].
+    pub fn prepare(&mut self, compute: DType, backend: Backend) -> Result<()> {
+        if let Weight::Plain(weight) = &self.weight
+            && let Some(map) = PreparedLinear::new(weight, self.bias.as_ref(), compute, backend)?
+        {
+            (self.weight, self.bias) = (Weight::Prepared(map), None);
+        }
+        Ok(())
+    }
+
+    /// `activation(x W^T + b) + residual`: x `[..., in]`, residual f32 `[..., out]`.
+    ///
+    /// The result has the type of x, or f32 where there is a residual.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward_into(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let weight = match &self.weight {
+            Weight::Prepared(map) => return map.forward(x, activation, residual),
+            Weight::Plain(weight) => weight,
+        };
+        let y = linear(x, weight, self.bias.as_ref())?;
+        let y = match activation {
+            Activation::None => y,
+            Activation::QuickGelu => quick_gelu(&y)?,
+            Activation::Silu => y.silu()?,
+        };
+        match residual {
+            None => Ok(y),
+            Some(residual) => residual + y.to_dtype(DType::F32)?,
+        }
     }
 }
 
 impl Module for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, self.bias.as_ref())
+        self.forward_into(x, Activation::None, None)
     }
 }
 
@@ -235,7 +280,7 @@ pub(crate) fn sum_rows(values: &[f32], width: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Var};
+    use candle_core::{Device, Var};
 
     use super::*;
     use crate::attention::tests::assert_close;

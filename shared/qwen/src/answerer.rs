@@ -9,7 +9,7 @@ use thicket_engine::{
     AdapterInfo, Answerer, AnswererInfo, Ask, EngineError, Load, Progress, Prompt, Question, Ticket,
     schedule::{Demand, Prefix, PrefixKey},
 };
-use thicket_kernels::Quantization;
+use thicket_kernels::{Backend, Quantization};
 
 use crate::{
     adapter::Adapter,
@@ -37,6 +37,8 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// Where the model runs.
     pub device: Device,
+    /// What multiplies on the CPU.
+    pub backend: Backend,
     /// What the work on questions may take.
     pub budgets: Budgets,
 }
@@ -51,6 +53,7 @@ impl LoadOptions {
             quantization: None,
             dtype: DType::F32,
             device: Device::Cpu,
+            backend: Backend::Plain,
             budgets: Budgets::default(),
         }
     }
@@ -96,6 +99,7 @@ impl QwenAnswerer {
             options.quantization,
             options.dtype,
             &options.device,
+            options.backend,
         )?;
         let fingerprint = fingerprint(dir, &weights, &options);
         let info =

@@ -1,14 +1,23 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use thicket_kernels::{Mask, Quantization};
+use thicket_kernels::{Activation, Backend, Mask, Quantization};
 
 use crate::{
     cache::{KvCache, KvPrefix},
     config::Config,
-    linear::{Linear, RmsNorm, gated, normal, rows},
+    linear::{Linear, RmsNorm, gate_and_up, normal, rows},
     prompt::Position,
     rotary::Rotary,
 };
+
+/// What is done to linear maps as they are read.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Preparation {
+    /// Into which blocks the maps of the layers are quantized.
+    pub(crate) quantization: Option<Quantization>,
+    /// What makes the other maps ready for inference; `None` for a model that is to be trained.
+    pub(crate) backend: Option<Backend>,
+}
 
 /// One sequence of a ragged batch.
 #[derive(Debug)]
@@ -84,19 +93,19 @@ impl LanguageModel {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn new(config: &Config, vb: &VarBuilder<'_>) -> Result<Self> {
-        Self::quantized(config, vb, None).map(|(model, _)| model)
+        Self::prepared(config, vb, Preparation::default()).map(|(model, _)| model)
     }
 
-    /// As [`Self::new`], the linear maps of every layer quantized as soon as they are read. Embeddings, norms and the
-    /// head stay as they are. Returns the names of the maps that also had to stay, because their rows do not divide into
-    /// blocks.
+    /// As [`Self::new`], the linear maps of every layer quantized or made ready as soon as they are read. Embeddings,
+    /// norms and the head are not quantized. Returns the names of the maps that could not be quantized either, because
+    /// their rows do not divide into blocks.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn quantized(
+    pub(crate) fn prepared(
         config: &Config,
         vb: &VarBuilder<'_>,
-        quantization: Option<Quantization>,
+        preparation: Preparation,
     ) -> Result<(Self, Vec<String>)> {
         let sizes = Sizes {
             hidden: config.hidden_size,
@@ -114,18 +123,21 @@ impl LanguageModel {
         let mut kept = Vec::new();
         for index in 0..config.num_hidden_layers {
             let mut layer = DecoderLayer::new(config, sizes, &model.pp("layers").pp(index))?;
-            if let Some(quantization) = quantization {
-                for map in layer.linears() {
-                    if !map.quantize(quantization, vb.device())? {
-                        kept.push(map.name().to_string());
-                    }
+            for map in layer.linears() {
+                if let Some(quantization) = preparation.quantization
+                    && !map.quantize(quantization, vb.device())?
+                {
+                    kept.push(map.name().to_string());
+                }
+                if let Some(backend) = preparation.backend {
+                    map.prepare(vb.dtype(), backend)?;
                 }
             }
             layers.push(layer);
         }
         let norm = RmsNorm::new(config.hidden_size, config.rms_norm_eps, &model.pp("norm"))?;
         let tied = config.tie_word_embeddings.unwrap_or_else(|| !vb.contains_tensor("lm_head.weight"));
-        let head = if tied {
+        let mut head = if tied {
             Linear::from_weight(embeddings.clone())
         } else {
             Linear::without_bias(
@@ -135,6 +147,10 @@ impl LanguageModel {
                 &vb.pp("lm_head"),
             )?
         };
+        // A tied head shares its matrix with the embeddings, of which single rows are read: packing would copy it.
+        if let Some(backend) = preparation.backend.filter(|_| !tied) {
+            head.prepare(vb.dtype(), backend)?;
+        }
         let head_dim = config.head_dim() as f32;
         let inverse_frequencies = (0..config.head_dim() / 2)
             .map(|j| 1.0 / (config.rope_theta as f32).powf((2 * j) as f32 / head_dim))
@@ -360,10 +376,10 @@ impl DecoderLayer {
             }
         };
         // The stream stays f32 between layers: rounding it each time would cost a half-precision model most.
-        let x = (x + self.output.forward(&attended)?.to_dtype(DType::F32)?)?;
+        let x = self.output.forward_into(&attended, Activation::None, Some(&x))?;
         let normed = self.post_norm.forward(&x)?;
-        let gated = gated(&self.gate.forward(&normed)?, &self.up.forward(&normed)?)?;
-        x + self.down.forward(&gated)?.to_dtype(DType::F32)?
+        let gated = gate_and_up(&self.gate, &self.up, &normed)?;
+        self.down.forward_into(&gated, Activation::None, Some(&x))
     }
 
     /// Attention over `rows` sequences of equal length; (tokens, heads, head_dim) each, to (queries, heads * head_dim).

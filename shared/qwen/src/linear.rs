@@ -1,6 +1,6 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use thicket_kernels::{Quantization, QuantizedMatrix};
+use thicket_kernels::{Activation, Backend, PreparedLinear, Quantization, QuantizedMatrix};
 
 /// A linear map over the last dimension of (rows, in).
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub(crate) struct Linear {
 enum Weight {
     /// (out, in), in the type of the arithmetic or a narrower one.
     Plain(Tensor),
+    /// With the bias.
+    Prepared(PreparedLinear),
     Quantized(QuantizedMatrix),
 }
 
@@ -56,6 +58,7 @@ impl Linear {
     pub(crate) fn sizes(&self) -> Result<(usize, usize)> {
         match &self.weight {
             Weight::Plain(weight) => weight.dims2(),
+            Weight::Prepared(map) => Ok(map.sizes()),
             Weight::Quantized(matrix) => Ok(matrix.sizes()),
         }
     }
@@ -64,11 +67,46 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.weight {
             Weight::Plain(weight) => thicket_kernels::linear(x, weight, self.bias.as_ref())?,
+            Weight::Prepared(map) => map.forward(x, Activation::None, None)?,
             Weight::Quantized(matrix) => matrix.apply(x, self.bias.as_ref())?,
         };
         let Some(LowRank { a, b, scale }) = &self.low_rank else { return Ok(y) };
         let inner = thicket_kernels::linear(x, a, None)?;
         y + (thicket_kernels::linear(&inner, b, None)? * *scale)?
+    }
+
+    /// `activation(forward(x)) + residual`, residual f32 (rows, out). The result has the type of x, or f32 where there is a
+    /// residual.
+    pub(crate) fn forward_into(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        if let (Weight::Prepared(map), None) = (&self.weight, &self.low_rank) {
+            return map.forward(x, activation, residual);
+        }
+        let y = self.forward(x)?;
+        let y = match activation {
+            Activation::None => y,
+            Activation::QuickGelu => thicket_kernels::quick_gelu(&y)?,
+            Activation::Silu => y.silu()?,
+        };
+        match residual {
+            None => Ok(y),
+            Some(residual) => residual + y.to_dtype(DType::F32)?,
+        }
+    }
+
+    /// Makes the map ready for inference on inputs of type `compute`, where the backend can. It has no gradient from then
+    /// on.
+    pub(crate) fn prepare(&mut self, compute: DType, backend: Backend) -> Result<()> {
+        if let Weight::Plain(weight) = &self.weight
+            && let Some(map) = PreparedLinear::new(weight, self.bias.as_ref(), compute, backend)?
+        {
+            (self.weight, self.bias) = (Weight::Prepared(map), None);
+        }
+        Ok(())
     }
 
     /// Adds an adapter's part, which fits, in place of any it had.
@@ -99,8 +137,16 @@ pub(crate) fn rows(table: &Tensor, indices: &Tensor, compute: DType) -> Result<T
     table.index_select(indices, 0)?.to_dtype(compute)
 }
 
+/// `silu(gate(x)) * up(x)`.
+pub(crate) fn gate_and_up(gate: &Linear, up: &Linear, x: &Tensor) -> Result<Tensor> {
+    if x.dtype() == DType::F32 {
+        return gate.forward_into(x, Activation::Silu, None)? * up.forward(x)?;
+    }
+    gated(&gate.forward(x)?, &up.forward(x)?)
+}
+
 /// `silu(gate) * up`, computed in f32 and rounded once to the type of both.
-pub(crate) fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     (gate.to_dtype(DType::F32)?.silu()? * up.to_dtype(DType::F32)?)?.to_dtype(up.dtype())
 }
 

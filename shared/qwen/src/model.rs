@@ -3,12 +3,12 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use thicket_checkpoint::{Checkpoint, CheckpointError};
-use thicket_kernels::Quantization;
+use thicket_kernels::{Backend, Quantization};
 
 use crate::{
     adapter::{Adapter, AdapterError},
     config::{Config, ConfigError},
-    language::LanguageModel,
+    language::{LanguageModel, Preparation},
     prompt::PromptError,
     vision::VisionTower,
 };
@@ -78,16 +78,19 @@ impl QwenModel {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn new(config: &Config, vb: &VarBuilder<'_>) -> Result<Self> {
-        Self::quantized(config, vb, None).map(|(model, _)| model)
+        Self::prepared(config, vb, Preparation::default()).map(|(model, _)| model)
     }
 
-    fn quantized(
+    fn prepared(
         config: &Config,
         vb: &VarBuilder<'_>,
-        quantization: Option<Quantization>,
+        preparation: Preparation,
     ) -> Result<(Self, Vec<String>)> {
-        let vision = VisionTower::new(&config.vision_config, &vb.pp("visual"))?;
-        let (language, kept) = LanguageModel::quantized(config, vb, quantization)?;
+        let mut vision = VisionTower::new(&config.vision_config, &vb.pp("visual"))?;
+        if let Some(backend) = preparation.backend {
+            vision.prepare(vb.dtype(), backend)?;
+        }
+        let (language, kept) = LanguageModel::prepared(config, vb, preparation)?;
         Ok((Self { vision, language, config: config.clone() }, kept))
     }
 
@@ -96,7 +99,7 @@ impl QwenModel {
     /// the digest of the weights.
     ///
     /// In f32 on the CPU, matrices stay in a 16-bit type they are stored in and are widened as they are used; nothing is
-    /// rounded. Both spellings of tensor names in use are read. Every tensor must be there, and every tensor that is
+    /// rounded. `backend` multiplies there; the model has no gradients. Both spellings of tensor names in use are read. Every tensor must be there, and every tensor that is
     /// there must be used, except an `lm_head.weight` beside a tied head.
     ///
     /// # Errors
@@ -107,6 +110,7 @@ impl QwenModel {
         quantization: Option<Quantization>,
         dtype: DType,
         device: &Device,
+        backend: Backend,
     ) -> std::result::Result<(Self, String), LoadError> {
         let config = Config::from_file(&dir.join("config.json"))
             .map_err(|source| LoadError::Config { dir: dir.to_path_buf(), source })?;
@@ -122,16 +126,17 @@ impl QwenModel {
             LoadError::Weights { dir: dir.to_path_buf(), reason }
         };
         let base = checkpoint.compact_var_builder(dtype, device);
+        let preparation = Preparation { quantization, backend: Some(backend) };
         let mut fingerprint = checkpoint.fingerprint();
         let (model, kept) = match adapter {
-            None => Self::quantized(&config, &base, quantization).map_err(weights_error)?,
+            None => Self::prepared(&config, &base, preparation).map_err(weights_error)?,
             Some(folder) => {
                 let adapter_error =
                     |source: AdapterError| LoadError::Adapter { dir: folder.to_path_buf(), source };
                 let adapter = Adapter::open(folder).map_err(adapter_error)?;
                 fingerprint.push_str(adapter.fingerprint());
                 let merging = adapter.merge_into(base);
-                let built = Self::quantized(&config, &merging.var_builder(), quantization);
+                let built = Self::prepared(&config, &merging.var_builder(), preparation);
                 let built = built.map_err(weights_error)?;
                 merging.finish().map_err(adapter_error)?;
                 built

@@ -41,6 +41,7 @@ pub struct Instruments {
     pub prefix_cache_size: Gauge<u64>,
     pub kv_cache_utilization: Gauge<f64>,
     pub gpu_memory_used: Gauge<u64>,
+    pub cpu_backend: Gauge<u64>,
     pub thi_questions: Counter<u64>,
     pub gallery_vectors: Gauge<u64>,
     pub discovery_connected: Gauge<u64>,
@@ -144,6 +145,11 @@ impl Instruments {
                 .with_description("Share of the KV cache in use.")
                 .build(),
             gpu_memory_used: gauge(names::GPU_MEMORY_USED, "By", "Device memory in use."),
+            cpu_backend: gauge(
+                names::CPU_BACKEND,
+                "",
+                "What multiplies on the CPU: 1 for the one that does.",
+            ),
             thi_questions: counter(names::THI_QUESTIONS, "{question}", "Questions asked in the interaction."),
             gallery_vectors: gauge(names::GALLERY_VECTORS, "{vector}", "Vectors held by a collection."),
             discovery_connected: gauge(names::DISCOVERY_CONNECTED, "", "1 while discovery is connected."),
@@ -280,6 +286,7 @@ mod tests {
         all.prefix_cache_size.record(1, &[]);
         all.kv_cache_utilization.record(0.5, &[]);
         all.gpu_memory_used.record(1, &[]);
+        all.cpu_backend.record(1, &[]);
         all.thi_questions.add(1, &[]);
         all.gallery_vectors.record(9, &[]);
         all.discovery_connected.record(1, &[]);
@@ -305,6 +312,7 @@ mod tests {
             "thicket_prefix_cache_size_bytes",
             "thicket_kv_cache_utilization_ratio",
             "thicket_gpu_memory_used_bytes",
+            "thicket_cpu_backend",
             "thicket_thi_questions_total",
             "thicket_gallery_vectors",
             "thicket_discovery_connected",

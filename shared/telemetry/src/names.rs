@@ -41,6 +41,8 @@ pub const PREFIX_CACHE_SIZE: &str = "thicket.prefix_cache.size";
 pub const KV_CACHE_UTILIZATION: &str = "thicket.kv_cache.utilization";
 /// Gauge, bytes of device memory in use.
 pub const GPU_MEMORY_USED: &str = "thicket.gpu.memory.used";
+/// Gauge, 1 for what multiplies by a model's weights on the CPU, by [`BACKEND`].
+pub const CPU_BACKEND: &str = "thicket.cpu.backend";
 /// Counter, questions asked in the interaction.
 pub const THI_QUESTIONS: &str = "thicket.thi.questions";
 /// Gauge, vectors held by a collection.
@@ -72,6 +74,8 @@ pub const MODEL: &str = "gen_ai.request.model";
 pub const TOKEN_TYPE: &str = "gen_ai.token.type";
 /// Lane of a queue.
 pub const LANE: &str = "lane";
+/// `plain` or `onednn`.
+pub const BACKEND: &str = "backend";
 /// Which replica.
 pub const REPLICA: &str = "replica";
 /// Stage of the work that is batched.

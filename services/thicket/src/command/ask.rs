@@ -67,6 +67,7 @@ pub(super) fn run(args: AskArgs) -> Result<(), Failure> {
         dtype: args.compute.dtype(),
         device: args.compute.device.only().and_then(Place::open).map_err(Failure::bad_input)?,
         budgets: thicket_qwen::Budgets::default(),
+        backend: args.compute.backend().map_err(Failure::bad_input)?.backend,
     };
     let mut answerer = QwenAnswerer::load(&args.model, options)
         .map_err(|error| Failure::bad_input(format!("model: {}", console::with_causes(&error))))?;

@@ -99,6 +99,7 @@ pub(super) fn run(args: EmbedArgs) -> Result<(), Failure> {
         name: model_name(&args.model),
         dtype: args.compute.dtype(),
         device: args.compute.device.only().and_then(Place::open).map_err(Failure::bad_input)?,
+        backend: args.compute.backend().map_err(Failure::bad_input)?.backend,
     };
     let mut embedder = ClipEmbedder::load(&args.model, options)
         .map_err(|error| Failure::bad_input(format!("model: {}", console::with_causes(&error))))?;

@@ -1,11 +1,11 @@
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use thicket_kernels::Mask;
+use thicket_kernels::{Activation, Mask};
 
 use super::layout::Run;
 use crate::{
     config::{VisionConfig, VisionFamily},
-    linear::{LayerNorm, Linear, RmsNorm, gated},
+    linear::{LayerNorm, Linear, RmsNorm, gate_and_up},
     rotary::Rotary,
 };
 
@@ -78,13 +78,13 @@ impl Mlp {
         maps.into_iter()
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Plain { hidden, output } => {
-                output.forward(&thicket_kernels::quick_gelu(&hidden.forward(x)?)?)
-            }
-            Self::Gated { gate, up, down } => down.forward(&gated(&gate.forward(x)?, &up.forward(x)?)?),
-        }
+    /// What it makes of `x`, added to the stream.
+    fn forward_into(&self, x: &Tensor, stream: &Tensor) -> Result<Tensor> {
+        let (inner, output) = match self {
+            Self::Plain { hidden, output } => (hidden.forward_into(x, Activation::QuickGelu, None)?, output),
+            Self::Gated { gate, up, down } => (gate_and_up(gate, up, x)?, down),
+        };
+        output.forward_into(&inner, Activation::None, Some(stream))
     }
 }
 
@@ -108,8 +108,9 @@ impl Block {
 
     /// f32 (patches, width) to (patches, width); attention stays inside the windows of `runs`.
     pub(super) fn forward(&self, x: &Tensor, rotary: &Rotary, runs: &[Run]) -> Result<Tensor> {
-        let x = (x + self.attention(&self.norm1.forward(x)?, rotary, runs)?.to_dtype(DType::F32)?)?;
-        &x + self.mlp.forward(&self.norm2.forward(&x)?)?.to_dtype(DType::F32)?
+        let attended = self.attention(&self.norm1.forward(x)?, rotary, runs)?;
+        let x = self.proj.forward_into(&attended, Activation::None, Some(x))?;
+        self.mlp.forward_into(&self.norm2.forward(&x)?, &x)
     }
 
     fn attention(&self, x: &Tensor, rotary: &Rotary, runs: &[Run]) -> Result<Tensor> {
@@ -125,7 +126,7 @@ impl Block {
             attended.push(self.attend_run(&of_run(&queries)?, &of_run(&keys)?, &of_run(&qkv)?, run)?);
             start += tokens;
         }
-        self.proj.forward(&joined(attended, 0)?)
+        joined(attended, 0)
     }
 
     /// Attention of the images of a run: queries and keys (tokens, heads, head width), values as the last third of

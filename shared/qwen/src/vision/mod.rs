@@ -3,6 +3,7 @@ mod layout;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use thicket_kernels::Backend;
 
 use self::{
     block::{Block, Norm},
@@ -97,6 +98,11 @@ impl VisionTower {
     #[must_use]
     pub fn config(&self) -> &VisionConfig {
         &self.config
+    }
+
+    /// Makes the linear maps ready for inference, one after the other.
+    pub(crate) fn prepare(&mut self, compute: DType, backend: Backend) -> Result<()> {
+        self.linears().try_for_each(|map| map.prepare(compute, backend))
     }
 
     /// Every linear map that an adapter can name.

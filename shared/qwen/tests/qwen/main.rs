@@ -1,6 +1,7 @@
 //! Qwen2-VL and Qwen2.5-VL against their reference, and what it refuses.
 
 mod adapter;
+mod backends;
 mod bad_input;
 mod batching;
 mod common;

@@ -3,6 +3,7 @@
 use crate::common::{cases, fixture, golden_tensors};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
+use thicket_kernels::Backend;
 use thicket_qwen::{Config, Mask, QwenModel};
 
 /// Weighted sum of the logits of one prompt with an image.
@@ -70,10 +71,13 @@ fn fresh_weights_have_the_published_names_and_load_back_equal() {
     let dir = tempfile::tempdir().unwrap();
     variables.save(dir.path().join("model.safetensors")).unwrap();
     std::fs::write(dir.path().join("config.json"), model.config().to_json().to_string()).unwrap();
-    let (loaded, _) = QwenModel::load(dir.path(), None, None, DType::F32, &Device::Cpu).unwrap();
+    let (loaded, _) =
+        QwenModel::load(dir.path(), None, None, DType::F32, &Device::Cpu, Backend::Plain).unwrap();
     assert_eq!(loaded.config(), model.config());
+    // Up to rounding: what is loaded multiplies in the order of inference.
     let value = |model| loss(model, &weights).to_scalar::<f32>().unwrap();
-    assert_eq!(value(&loaded), value(&model));
+    let (loaded, fresh) = (value(&loaded), value(&model));
+    assert!((loaded - fresh).abs() <= 1e-5 * fresh.abs(), "{loaded} for {fresh}");
     assert!(variables.data().lock().unwrap().contains_key("visual.blocks.2.attn.qkv.weight"));
     assert!(variables.data().lock().unwrap().contains_key("model.layers.1.self_attn.k_proj.bias"));
 }

@@ -82,6 +82,7 @@ pub(super) fn run(args: VerifyArgs) -> Result<(), Failure> {
         adapter: args.adapter.clone(),
         dtype: args.compute.dtype(),
         device: args.compute.device.only().and_then(Place::open).map_err(Failure::bad_input)?,
+        backend: args.compute.backend().map_err(Failure::bad_input)?.backend,
     };
     let found =
         inspect(&args.folder, &options).map_err(|error| Failure::bad_input(console::with_causes(&error)))?;

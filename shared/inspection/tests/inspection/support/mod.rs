@@ -7,13 +7,19 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use tempfile::TempDir;
 use thicket_inspection::{InspectError, Inspection, Options, inspect};
+use thicket_kernels::Backend;
 
 pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
 }
 
 pub(crate) fn options(adapter: Option<&Path>) -> Options {
-    Options { adapter: adapter.map(Path::to_path_buf), dtype: DType::F32, device: Device::Cpu }
+    Options {
+        adapter: adapter.map(Path::to_path_buf),
+        dtype: DType::F32,
+        device: Device::Cpu,
+        backend: Backend::Plain,
+    }
 }
 
 pub(crate) fn look(dir: &Path) -> Result<Inspection, InspectError> {

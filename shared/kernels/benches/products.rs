@@ -1,0 +1,60 @@
+//! Linear maps at the shapes of the models: candle's product, this crate's with a plain and with a prepared weight, and
+//! oneDNN's. The throughput counts multiplications and additions: its "elements" are floating-point operations.
+
+use std::hint::black_box;
+
+use candle_core::{DType, Device, Tensor};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use thicket_kernels::{Activation, Backend, PreparedLinear, linear};
+use thicket_onednn::Library;
+
+/// (rows, in, out): eight images of ViT-B/16, 64 texts of CLIP, a prompt and one token of Qwen2-VL-2B.
+const SHAPES: [(usize, usize, usize); 11] = [
+    (1576, 768, 2304),
+    (1576, 768, 768),
+    (1576, 768, 3072),
+    (1576, 3072, 768),
+    (4928, 512, 1536),
+    (4928, 512, 2048),
+    (4928, 2048, 512),
+    (400, 1536, 8960),
+    (400, 8960, 1536),
+    (1, 1536, 8960),
+    (1, 8960, 1536),
+];
+
+fn products(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("linear");
+    group.sample_size(10);
+    for (rows, input, output) in SHAPES {
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu).expect("a tensor");
+        let (x, weight, bias) = (random(&[rows, input]), random(&[output, input]), random(&[output]));
+        let half = weight.to_dtype(DType::BF16).expect("a cast");
+        group.throughput(Throughput::Elements(2 * (rows * input * output) as u64));
+        let shape = format!("{rows}x{input}x{output}");
+        group.bench_function(BenchmarkId::new("candle", &shape), |bencher| {
+            let transposed = weight.t().expect("a matrix");
+            bencher.iter(|| black_box(&x).matmul(&transposed).expect("a product"));
+        });
+        group.bench_function(BenchmarkId::new("plain", &shape), |bencher| {
+            bencher.iter(|| linear(black_box(&x), &weight, Some(&bias)).expect("a product"));
+        });
+        let mut prepared =
+            vec![("prepared", &weight, Backend::Plain), ("prepared bf16", &half, Backend::Plain)];
+        prepared.extend(Library::get().ok().map(|library| ("onednn", &weight, Backend::OneDnn(library))));
+        for (name, weight, backend) in prepared {
+            let map = PreparedLinear::new(weight, Some(&bias), DType::F32, backend).expect("a weight");
+            let map = map.expect("f32 on the CPU");
+            group.bench_function(BenchmarkId::new(name, &shape), |bencher| {
+                bencher.iter(|| map.forward(black_box(&x), Activation::None, None).expect("a product"));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    products(&mut criterion);
+    criterion.final_summary();
+}

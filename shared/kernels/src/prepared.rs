@@ -1,0 +1,265 @@
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Error, Layout, Result, Shape, Storage, Tensor};
+use half::bf16;
+use thicket_onednn::{Library, PackedLinear};
+
+use crate::{
+    elementwise::Activation,
+    memory::{contiguous, in_order},
+    packed::{Finish, PackedMatrix},
+};
+
+/// What multiplies by the weights of a model on the CPU.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Backend {
+    /// This crate's own products in f32, and candle's in other types.
+    #[default]
+    Plain,
+    /// oneDNN, except where f32 is multiplied by a weight in 16 bits: it would need a second copy of that weight.
+    OneDnn(&'static Library),
+}
+
+/// A linear map made ready for inference on the CPU: its weight is packed once, and bias, activation and residual sum are
+/// added while a product is at hand. It has no gradient. Clones share the weight.
+#[derive(Debug, Clone)]
+pub struct PreparedLinear {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    product: Product,
+    output: usize,
+    input: usize,
+}
+
+#[derive(Debug)]
+enum Product {
+    Panels { weight: PackedMatrix, bias: Option<Vec<f32>> },
+    OneDnn(PackedLinear<f32>),
+    OneDnnBf16(PackedLinear<bf16>),
+}
+
+impl PreparedLinear {
+    /// Packs `weight` `[out, in]` with `bias` `[out]` for inputs of type `compute`. The bytes of the weight stay as many:
+    /// for f32 it stays in the type that it has, f32, f16 or bf16; for bf16 it becomes bf16.
+    ///
+    /// `None` where the backend has nothing better than candle: on another device, and for a `compute` that it does not
+    /// multiply in.
+    ///
+    /// # Errors
+    /// Another shape or type, or a failure of oneDNN.
+    pub fn new(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        compute: DType,
+        backend: Backend,
+    ) -> Result<Option<Self>> {
+        if !weight.device().is_cpu() {
+            return Ok(None);
+        }
+        let (output, input) = weight.dims2()?;
+        let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
+        if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != output) {
+            return Err(Error::Msg(format!("a bias of {} values for {output} outputs", bias.len())));
+        }
+        let product = match (compute, backend) {
+            (DType::F32, Backend::OneDnn(library)) if weight.dtype() == DType::F32 => {
+                Product::OneDnn(with_slice(weight, |weight| {
+                    PackedLinear::new(library, weight, bias.as_deref(), output, input).map_err(Error::wrap)
+                })?)
+            }
+            (DType::F32, _) => Product::Panels { weight: PackedMatrix::new(weight)?, bias },
+            (DType::BF16, Backend::OneDnn(library)) => {
+                Product::OneDnnBf16(with_slice(&weight.to_dtype(DType::BF16)?, |weight| {
+                    PackedLinear::new(library, weight, bias.as_deref(), output, input).map_err(Error::wrap)
+                })?)
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(Self { inner: Arc::new(Inner { product, output, input }) }))
+    }
+
+    /// (out, in)
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.inner.output, self.inner.input)
+    }
+
+    /// `activation(x W^T + b) + residual`: x `[..., in]` of the type that the map was made for, residual f32 of the shape
+    /// of the result, `[..., out]`. The result has the type of x, or f32 where there is a residual.
+    ///
+    /// In f32 a row of the result depends on its own row of x alone, bit for bit, whatever the number of rows and threads.
+    ///
+    /// # Errors
+    /// Shapes, types or devices that do not fit.
+    pub fn forward(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+        let (output, input) = self.sizes();
+        let dims = x.dims();
+        let fits = |residual: &Tensor| {
+            residual.dims().split_last() == dims.split_last().map(|(_, rows)| (&output, rows))
+        };
+        if !x.device().is_cpu() || dims.last() != Some(&input) || !residual.is_none_or(fits) {
+            return Err(Error::Msg(format!(
+                "linear map of x {dims:?} by a prepared weight [{output}, {input}] and residual {:?}",
+                residual.map(Tensor::dims)
+            )));
+        }
+        let fused = Fused { map: &self.inner, activation };
+        let x = x.contiguous()?;
+        match residual {
+            None => x.apply_op1_no_bwd(&fused),
+            Some(residual) => x.apply_op2_no_bwd(&residual.contiguous()?, &fused),
+        }
+    }
+}
+
+/// Calls `read` with the values of a tensor, made contiguous first.
+fn with_slice<T: candle_core::WithDType, R>(
+    tensor: &Tensor,
+    read: impl FnOnce(&[T]) -> Result<R>,
+) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => read(in_order(storage.as_slice::<T>()?, layout)?),
+        _ => Err(Error::Msg("a prepared weight is not on the CPU".to_string())),
+    }
+}
+
+struct Fused<'a> {
+    map: &'a Inner,
+    activation: Activation,
+}
+
+impl Fused<'_> {
+    fn run(&self, x: &CpuStorage, layout: &Layout, residual: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
+        let Inner { product, output, input } = self.map;
+        let rows = layout.shape().elem_count() / input;
+        let activation = self.activation;
+        let y = match product {
+            Product::Panels { weight, bias } => {
+                let mut y = vec![0f32; rows * output];
+                let finish = Finish { bias: bias.as_deref(), activation, residual };
+                weight.multiply(contiguous(x, layout)?, finish, &mut y);
+                CpuStorage::F32(y)
+            }
+            Product::OneDnn(map) => {
+                let mut y = vec![0f32; rows * output];
+                map.forward(contiguous(x, layout)?, activation.into(), residual, &mut y)
+                    .map_err(Error::wrap)?;
+                CpuStorage::F32(y)
+            }
+            Product::OneDnnBf16(map) => {
+                let x = in_order(x.as_slice::<bf16>()?, layout)?;
+                match residual {
+                    Some(_) => {
+                        let mut y = vec![0f32; rows * output];
+                        map.forward(x, activation.into(), residual, &mut y).map_err(Error::wrap)?;
+                        CpuStorage::F32(y)
+                    }
+                    None => {
+                        let mut y = vec![bf16::ZERO; rows * output];
+                        map.forward(x, activation.into(), None, &mut y).map_err(Error::wrap)?;
+                        CpuStorage::BF16(y)
+                    }
+                }
+            }
+        };
+        let mut shape = layout.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = *output;
+        }
+        Ok((y, Shape::from(shape)))
+    }
+}
+
+impl From<Activation> for thicket_onednn::Activation {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::None => Self::None,
+            Activation::QuickGelu => Self::QuickGelu,
+            Activation::Silu => Self::Silu,
+        }
+    }
+}
+
+impl CustomOp1 for Fused<'_> {
+    fn name(&self) -> &'static str {
+        "prepared linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.run(x, layout, None)
+    }
+}
+
+impl CustomOp2 for Fused<'_> {
+    fn name(&self) -> &'static str {
+        "prepared linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.run(x, x_layout, Some(contiguous(residual, residual_layout)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::{Linear, attention::tests::assert_close};
+
+    /// Every backend that this machine has.
+    fn backends() -> Vec<Backend> {
+        let library = Library::get().inspect_err(|missing| eprintln!("not checked: {missing}"));
+        [Backend::Plain].into_iter().chain(library.ok().map(Backend::OneDnn)).collect()
+    }
+
+    #[test]
+    fn every_backend_equals_the_composition() -> Result<()> {
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
+        let (x, weight, bias) = (random(&[3, 50, 300])?, random(&[70, 300])?, random(&[70])?);
+        let (weight, residual) = ((weight * 0.05)?, random(&[3, 50, 70])?);
+        let plain = Linear::from_parts(weight.clone(), Some(bias.clone()));
+        for backend in backends() {
+            let mut prepared = plain.clone();
+            prepared.prepare(DType::F32, backend)?;
+            for activation in Activation::ALL {
+                for residual in [None, Some(&residual)] {
+                    let actual = prepared.forward_into(&x, activation, residual)?;
+                    assert_close(&actual, &plain.forward_into(&x, activation, residual)?, 1e-5)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_residual_of_another_shape_is_refused() -> Result<()> {
+        let weight = Tensor::zeros((5, 4), DType::F32, &Device::Cpu)?;
+        let map = PreparedLinear::new(&weight, None, DType::F32, Backend::Plain)?.unwrap();
+        let x = Tensor::zeros((2, 4), DType::F32, &Device::Cpu)?;
+        let error = map.forward(&x, Activation::None, Some(&x)).unwrap_err().to_string();
+        assert!(error.contains("[5, 4]") && error.contains("[2, 4]"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_type_without_products_of_its_own_is_left_to_candle() -> Result<()> {
+        let weight = Tensor::zeros((5, 4), DType::F16, &Device::Cpu)?;
+        for backend in backends() {
+            assert!(PreparedLinear::new(&weight, None, DType::F16, backend)?.is_none());
+        }
+        assert!(PreparedLinear::new(&weight, None, DType::BF16, Backend::Plain)?.is_none());
+        Ok(())
+    }
+}

@@ -1,0 +1,17 @@
+//! Linear maps through oneDNN, where the machine has it.
+//!
+//! The library is opened when it is first asked for and never linked against, so that a machine without it, or with a
+//! version of another interface, is told so by [`Missing`] and can multiply by other means. This is the crate with the
+//! foreign calls; what it offers is safe.
+//!
+//! oneDNN starts no threads here: a product is cut into blocks, and rayon's threads run one block each.
+
+mod api;
+mod error;
+mod library;
+mod linear;
+mod primitive;
+
+pub use error::{Error, Missing};
+pub use library::Library;
+pub use linear::{Activation, PackedLinear, Value};

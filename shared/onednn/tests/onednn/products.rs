@@ -1,0 +1,148 @@
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use thicket_onednn::{Activation, Error, Library, Missing, PackedLinear};
+
+/// The library, or None on a machine that may do without.
+fn library() -> Option<&'static Library> {
+    match Library::get() {
+        Ok(library) => Some(library),
+        Err(missing) => {
+            let required = std::env::var_os("THICKET_TEST_ONEDNN").is_some_and(|value| value == "required");
+            assert!(!required, "{missing}");
+            eprintln!("not checked: {missing}");
+            None
+        }
+    }
+}
+
+fn random(count: usize, seed: u64) -> Vec<f32> {
+    let mut random = SmallRng::seed_from_u64(seed);
+    (0..count).map(|_| random.random_range(-1.0..1.0)).collect()
+}
+
+fn activated(x: f64, activation: Activation) -> f64 {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    match activation {
+        Activation::None => x,
+        Activation::QuickGelu => x * sigmoid(1.702 * x),
+        Activation::Silu => x * sigmoid(x),
+        Activation::GeluErf => x * 0.5 * (1.0 + erf(x / 2f64.sqrt())),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            x * 0.5 * (1.0 + inner.tanh())
+        }
+    }
+}
+
+/// The series of the error function, which converges everywhere.
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+#[test]
+fn every_activation_with_and_without_bias_and_residual_equals_f64() {
+    let Some(library) = library() else { return };
+    for (case, (rows, input, output)) in
+        [(1, 1, 1), (1, 300, 70), (65, 33, 600), (130, 128, 17), (64, 64, 512)].into_iter().enumerate()
+    {
+        let seed = case as u64;
+        let x = random(rows * input, seed);
+        let scale = 1.0 / (input as f32).sqrt();
+        let weight: Vec<f32> = random(output * input, seed + 10).iter().map(|value| value * scale).collect();
+        let (bias, residual) = (random(output, seed + 20), random(rows * output, seed + 30));
+        for bias in [None, Some(bias.as_slice())] {
+            let map = PackedLinear::new(library, &weight, bias, output, input).unwrap();
+            for activation in Activation::ALL {
+                for residual in [None, Some(residual.as_slice())] {
+                    let mut y = vec![f32::NAN; rows * output];
+                    map.forward(&x, activation, residual, &mut y).unwrap();
+                    for (place, actual) in y.iter().enumerate() {
+                        let (row, column) = (place / output, place % output);
+                        let product: f64 = x[row * input..][..input]
+                            .iter()
+                            .zip(&weight[column * input..][..input])
+                            .map(|(x, w)| f64::from(*x) * f64::from(*w))
+                            .sum();
+                        let product = product + bias.map_or(0.0, |bias| f64::from(bias[column]));
+                        let expected = activated(product, activation)
+                            + residual.map_or(0.0, |residual| f64::from(residual[place]));
+                        let error = (f64::from(*actual) - expected).abs();
+                        assert!(error < 1e-5, "{activation:?}: {actual} for {expected} at {place}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_companions_or_its_place() {
+    let Some(library) = library() else { return };
+    for (input, output) in [(768, 530), (3072, 70), (50, 9)] {
+        let (rows, weight) = (200, random(output * input, 1));
+        let map = PackedLinear::new(library, &weight, None, output, input).unwrap();
+        let x = random(rows * input, 2);
+        let product = |first: usize, count: usize| {
+            let mut y = vec![0f32; count * output];
+            map.forward(&x[first * input..][..count * input], Activation::None, None, &mut y).unwrap();
+            y
+        };
+        let together = product(0, rows);
+        for (first, count) in [(0, 1), (3, 1), (199, 1), (5, 2), (17, 63), (1, 64), (7, 65), (60, 140)] {
+            assert_eq!(
+                product(first, count),
+                together[first * output..][..count * output],
+                "{first} {count}"
+            );
+        }
+    }
+}
+
+#[test]
+fn many_threads_may_use_one_map() {
+    let Some(library) = library() else { return };
+    let (input, output) = (96, 700);
+    let map = PackedLinear::new(library, &random(output * input, 1), None, output, input).unwrap();
+    let x = random(150 * input, 2);
+    let product = || {
+        let mut y = vec![0f32; 150 * output];
+        map.forward(&x, Activation::QuickGelu, None, &mut y).unwrap();
+        y
+    };
+    let expected = product();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(product)).collect();
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), expected);
+        }
+    });
+}
+
+#[test]
+fn slices_that_do_not_fit_are_refused_by_name_and_length() {
+    let Some(library) = library() else { return };
+    let error = PackedLinear::new(library, &[0f32; 7], None, 2, 4).unwrap_err();
+    assert_eq!(error, Error::Length { what: "weight", expected: 8, actual: 7 });
+    let map = PackedLinear::new(library, &[0f32; 8], None, 2, 4).unwrap();
+    let error = map.forward(&[0f32; 6], Activation::None, None, &mut [0f32; 2]).unwrap_err();
+    assert_eq!(error, Error::Length { what: "x", expected: 4, actual: 6 });
+    let error = map.forward(&[0f32; 4], Activation::None, Some(&[0f32; 1]), &mut [0f32; 2]).unwrap_err();
+    assert_eq!(error, Error::Length { what: "residual", expected: 2, actual: 1 });
+    assert_eq!(
+        PackedLinear::<f32>::new(library, &[], None, 0, 4).unwrap_err(),
+        Error::Size { input: 4, output: 0 }
+    );
+}
+
+#[test]
+fn bf16_is_offered_only_with_code_made_for_it() {
+    let Some(library) = library() else { return };
+    match library.check_bf16() {
+        Ok(()) => assert!(library.has_avx512(), "{library:?}"),
+        Err(missing) => assert!(matches!(missing, Missing::Bf16 { .. }), "{missing}"),
+    }
+}
