@@ -66,7 +66,7 @@ impl Answerer for Copy {
     }
 
     fn load(&self) -> Load {
-        Load::default()
+        Load { waiting: self.open.len(), ..Load::default() }
     }
 }
 
