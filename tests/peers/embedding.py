@@ -1,84 +1,161 @@
-"""Times the towers of a CLIP ViT-B/16 in Thicket and in PyTorch, alternating, on random weights.
+#!/usr/bin/env python3
+"""The towers of CLIP ViT-B/16 in Thicket, PyTorch, ONNX Runtime and OpenVINO, on the same random weights.
 
-Usage: python embedding.py PATH_TO/embedding FOLDER [--threads N] [--rounds N] [--binary NAME=PATH ...]
-
-PATH_TO/embedding is the example of thicket-clip (`cargo build --release --workspace --example embedding`). Writes a
-Hugging Face folder (0.6 GB, f32) to FOLDER where there is none. Every round runs each contestant once; the table has
-the medians over the rounds of the median pass, in images or texts a second.
+Forward passes alone, no decoding and no gRPC: 224 x 224 pictures, texts of 77 tokens. Thicket's passes are timed inside its
+example `embedding`, those of the others here. Before anything is timed the vectors of all sides are compared.
 """
 
-import argparse
+import json
 import os
 import statistics
 import subprocess
+import tempfile
 import time
-from pathlib import Path
 
+import numpy as np
+import openvino
 import torch
+from bench import arguments, compared, save
+from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-CASES = [("image", 1), ("image", 8), ("image", 64), ("text", 64)]
-PASSES = {1: 9, 8: 5, 64: 1}
+CASES = [("image", 1), ("image", 8), ("image", 64), ("text", 1), ("text", 64)]
+PASSES = {1: 7, 8: 3, 64: 1}
+VOCABULARY = 49_408
+THREADS = os.cpu_count()
+# The least cosine to f32 that counts as the same vector.
+CLOSE = {"f32": 0.999999, "bf16": 0.999}
 
 
-def make_folder(folder, vocabulary):
-    folder.mkdir(parents=True, exist_ok=True)
+def make_folder(folder):
     torch.manual_seed(1)
     vision = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, patch_size=16)
-    text = dict(vocab_size=vocabulary, eos_token_id=vocabulary - 1)
+    text = dict(vocab_size=VOCABULARY, eos_token_id=VOCABULARY - 1)
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=512)).save_pretrained(folder)
     CLIPImageProcessor().save_pretrained(folder)
 
 
-def inputs(kind, batch, model):
+class Tower(torch.nn.Module):
+    """One tower as a function of one tensor, as converters want it."""
+
+    def __init__(self, model, kind):
+        super().__init__()
+        self.model, self.kind = model, kind
+
+    def forward(self, tensor):
+        features = (
+            self.model.get_image_features(pixel_values=tensor)
+            if self.kind == "image"
+            else self.model.get_text_features(input_ids=tensor)
+        )
+        return features if isinstance(features, torch.Tensor) else features.pooler_output
+
+
+def inputs(kind, batch, processor):
+    generator = np.random.default_rng(5)
+    if kind == "text":
+        row = list(range(7, 83)) + [VOCABULARY - 1]
+        return torch.tensor([row] * batch), None
+    pictures = [Image.fromarray(generator.integers(0, 256, (224, 224, 3), dtype=np.uint8)) for _ in range(batch)]
+    return processor(images=pictures, return_tensors="pt")["pixel_values"], pictures
+
+
+def sides(folder, kind, batch, processor):
+    """Functions of the prepared input, by name."""
+    tensor, _ = inputs(kind, batch, processor)
+    found = {}
+    for name, dtype in [("f32", torch.float32), ("bf16", torch.bfloat16)]:
+        tower = Tower(CLIPModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval(), kind)
+        own = tensor.to(dtype) if kind == "image" else tensor
+
+        def run(tower=tower, own=own):
+            with torch.inference_mode():
+                return tower(own).float().numpy()
+
+        found[f"torch {name}"] = run
+    tower = Tower(CLIPModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval(), kind)
+    with torch.inference_mode():
+        converted = openvino.convert_model(tower, example_input=tensor)
+    for name in ("f32", "bf16"):
+        settings = {
+            "INFERENCE_PRECISION_HINT": name,
+            "INFERENCE_NUM_THREADS": THREADS,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        compiled = openvino.Core().compile_model(converted, "CPU", settings)
+        request = compiled.create_infer_request()
+        found[f"openvino {name}"] = lambda request=request: request.infer([tensor.numpy()])[0].copy()
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        import onnxruntime
+
+        with torch.inference_mode():
+            torch.onnx.export(tower, (tensor,), file.name, dynamo=False, opset_version=17)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        session = onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        found["onnxruntime f32"] = lambda: session.run(None, {name: tensor.numpy()})[0]
+    return found
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def check(options, folder, kind, found, processor):
+    """Refuses to time sides that give other vectors."""
+    reference = unit(found["torch f32"]())
+    for name, run in found.items():
+        cosine = float((unit(run()) * reference).sum(-1).min())
+        if cosine < CLOSE[name.split()[1]]:
+            raise SystemExit(f"{name}, {kind}: cosine {cosine} to torch f32")
     if kind == "image":
-        return model.get_image_features, dict(pixel_values=torch.randn(batch, 3, 224, 224, dtype=model.dtype))
-    row = list(range(7, 83)) + [model.config.text_config.vocab_size - 1]
-    return model.get_text_features, dict(input_ids=torch.tensor([row] * batch))
+        _, pictures = inputs(kind, 1, processor)
+        with tempfile.NamedTemporaryFile(suffix=".png") as file:
+            pictures[0].save(file.name)
+            command = [options.binaries / "thicket", "embed", "--model", folder, "--image", file.name, "--json"]
+            answer = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
+        own = np.array(json.loads(answer)["vectors"][0])
+        largest = float(np.abs(own - reference[0]).max())
+        if largest > 1e-4:
+            raise SystemExit(f"thicket, {kind}: off by {largest}")
 
 
-@torch.no_grad()
-def peer_seconds(model, kind, batch):
-    run, arguments = inputs(kind, batch, model)
-    run(**arguments)
-    seconds = []
-    for _ in range(PASSES[batch]):
-        started = time.perf_counter()
-        run(**arguments)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
-
-
-def own_seconds(binary, folder, kind, batch, threads):
-    command = [binary, str(folder), kind, str(batch), str(PASSES[batch])]
-    environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+def own_seconds(options, folder, kind, batch):
+    program = options.binaries / "examples/embedding"
+    command = [program, folder, kind, batch, PASSES[batch]]
+    answer = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
     return statistics.median(float(value) for value in answer.split())
 
 
+def peer_seconds(run, batch):
+    seconds = []
+    for _ in range(PASSES[batch]):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("embedding")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--binary", action="append", default=[], metavar="NAME=PATH", help="another build to compare")
-    arguments = parser.parse_args()
-    if not (arguments.folder / "model.safetensors").is_file():
-        make_folder(arguments.folder, 49_408)
-    torch.set_num_threads(arguments.threads)
-    peers = {"torch f32": torch.float32, "torch bf16": torch.bfloat16}
-    peers = {name: CLIPModel.from_pretrained(arguments.folder, dtype=dtype).eval() for name, dtype in peers.items()}
-    binaries = {"thicket f32": arguments.embedding} | dict(other.split("=", 1) for other in arguments.binary)
-    for kind, batch in CASES:
-        rates = {name: [] for name in [*binaries, *peers]}
-        for _ in range(arguments.rounds):
-            for name, binary in binaries.items():
-                rates[name].append(batch / own_seconds(binary, arguments.folder, kind, batch, arguments.threads))
-            for name, model in peers.items():
-                rates[name].append(batch / peer_seconds(model, kind, batch))
-        row = ", ".join(f"{name} {statistics.median(values):.2f} (best {max(values):.2f})" for name, values in rates.items())
-        print(f"{kind} x {batch}: {row}", flush=True)
+    options = arguments(__doc__).parse_args()
+    torch.set_num_threads(THREADS)
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        make_folder(folder)
+        processor = CLIPImageProcessor()
+        for kind, batch in CASES:
+            found = sides(folder, kind, batch, processor)
+            check(options, folder, kind, found, processor)
+            seconds = {name: [] for name in ["thicket f32", *found]}
+            for _ in range(options.rounds):
+                seconds["thicket f32"].append(own_seconds(options, folder, kind, batch))
+                for name, run in found.items():
+                    seconds[name].append(peer_seconds(run, batch))
+            results[f"{kind}, batch {batch}"] = compared(seconds, "thicket f32", batch)
+            rates = {name: round(row["per_second"], 2) for name, row in results[f"{kind}, batch {batch}"].items()}
+            print(kind, batch, rates, flush=True)
+    save(options.out, "embedding", results)
 
 
 if __name__ == "__main__":

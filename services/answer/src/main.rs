@@ -4,6 +4,10 @@ use clap::Parser;
 use thicket_answer::{App, Args};
 use thicket_runtime::run;
 
+/// Tensors come and go by megabytes; an allocator that gives each back to the system has its pages cleared every time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let args = Args::parse();
     run("thicket-answer", &args.telemetry, |stop| {

@@ -10,6 +10,10 @@ use std::{error::Error, path::Path, time::Instant};
 use candle_core::{DType, Device, Tensor};
 use thicket_clip::{ClipEmbedder, LoadOptions, TwoTower};
 
+/// As the services that embed.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "usage: embedding FOLDER image|text BATCH REPETITIONS";
 
 fn main() -> Result<(), Box<dyn Error>> {

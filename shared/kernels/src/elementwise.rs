@@ -2,6 +2,7 @@ use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::memory::{contiguous, is_cpu_f32, rows_per_task, with_values};
+use crate::reduction::{largest, sum_of};
 
 const CHUNK: usize = 16 * 1024;
 const QUICK_GELU_SLOPE: f32 = 1.702;
@@ -167,16 +168,10 @@ impl CustomOp1 for Softmax {
 
 /// Softmax of one row in place. The row must hold at least one finite value.
 pub(crate) fn softmax_row(row: &mut [f32]) {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for value in row.iter_mut() {
-        *value = exp(*value - largest);
-        sum += *value;
-    }
-    let scale = 1.0 / sum;
-    for value in row {
-        *value *= scale;
-    }
+    let largest = largest(row);
+    row.iter_mut().for_each(|value| *value = exp(*value - largest));
+    let scale = 1.0 / sum_of(row, |value| value);
+    row.iter_mut().for_each(|value| *value *= scale);
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod packed;
 mod prepared;
 mod product;
 mod quantized;
+mod reduction;
 mod tile;
 
 pub use attention::{Mask, attention};

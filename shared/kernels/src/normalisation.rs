@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use crate::{
     linear::sum_rows,
     memory::{contiguous, is_cpu_f32, rows_per_task, with_values},
+    reduction::sum_of,
 };
 
 /// Layer normalisation over the last dimension, computed in f32: `(x - mean) / sqrt(var + eps) * weight + bias`.
@@ -41,13 +42,13 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// Mean and `1 / sqrt(var + eps)` of a row.
 fn moments(row: &[f32], eps: f32) -> (f32, f32) {
     let n = row.len() as f32;
-    let mean = row.iter().sum::<f32>() / n;
-    let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n;
+    let mean = sum_of(row, |x| x) / n;
+    let variance = sum_of(row, |x| (x - mean) * (x - mean)) / n;
     (mean, 1.0 / (variance + eps).sqrt())
 }
 
 fn inverse_rms(row: &[f32], eps: f32) -> f32 {
-    1.0 / (row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32 + eps).sqrt()
+    1.0 / (sum_of(row, |x| x * x) / row.len() as f32 + eps).sqrt()
 }
 
 struct LayerNorm {

@@ -247,6 +247,7 @@ impl Finish<'_> {
         }
     }
 
+    #[inline(always)]
     fn apply(&self, values: &mut [f32]) {
         if let Some(bias) = self.bias {
             values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
