@@ -28,6 +28,7 @@ ANSWERS = ["a are helpful assistant a are " * 3] * 8
 SHORT, LONG = 1, 33
 CLOSE = 2e-3
 SIDE = 224
+LOUDER = 30
 
 
 def picture(seed):
@@ -39,6 +40,21 @@ def encoded(image):
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
+
+
+def speak_up(folder):
+    """Makes the rows of Yes and No in the tied table large: random ones give neither word any weight."""
+    from full import WORDS
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        table = tensors.get("model.embed_tokens.weight")
+        if table is not None:
+            table[[id for word, id in WORDS.items() if word.strip("Ġ").lower() in ("yes", "no")]] *= LOUDER
+            save_file(tensors, path, metadata={"format": "pt"})
 
 
 class Transformers:
@@ -256,6 +272,7 @@ def main():
         subprocess.run(
             [str(part) for part in [*make, "--layers", options.layers, "--blocks", options.blocks]], check=True
         )
+        speak_up(folder)
         prompts = tomllib.loads((ROOT / "models/sample-answer/prompts.toml").read_text())
         options.locate, options.aggregate = (
             prompts[name]["template"].removesuffix("\n") for name in ("locate", "aggregate")

@@ -14,6 +14,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = ["torch", "transformers", "onnxruntime", "openvino", "faiss-cpu", "llama-cpp-python", "numpy", "grpcio"]
+# A health response: field 1 is 1.
+SERVING = b"\x08\x01"
 FEATURES = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"]
 
 
@@ -122,15 +124,16 @@ class Service:
             self.address,
             options=[("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)],
         )
-        ready = grpc.channel_ready_future(self.channel)
+        health = self.channel.unary_unary("/grpc.health.v1.Health/Check")
         for _ in range(600):
             if self.process.poll() is not None:
                 break
             try:
-                ready.result(timeout=1)
-                return
-            except grpc.FutureTimeoutError:
-                continue
+                if health(b"", timeout=5, wait_for_ready=True) == SERVING:
+                    return
+            except grpc.RpcError:
+                pass
+            time.sleep(1)
         self.__exit__()
         raise SystemExit(f"{program} did not start:\n{pathlib.Path(self.log.name).read_text()[-2000:]}")
 

@@ -14,6 +14,8 @@ const ROWS: usize = 192;
 const FEWEST_ROWS: usize = 48;
 /// Tasks for each thread where columns are shared out.
 const TASKS: usize = 4;
+/// Panels that a single row is multiplied by at a time: eight vectors of sums hide the latency of an addition.
+const PANELS: usize = 4;
 
 /// A weight of shape `[out, in]` in the order in which the products read it: panels of 16 outputs, input by input.
 ///
@@ -48,15 +50,34 @@ pub(crate) struct Finish<'a> {
 trait Stored: Copy + Default + Send + Sync {
     /// The values in f32, written to `wide` where they are not stored so.
     fn widened<'a>(values: &'a [Self], wide: &'a mut [f32]) -> &'a [f32];
+
+    /// One value in f32.
+    fn wide(self) -> f32;
+
+    /// Whether [`Self::wide`] is so cheap that nothing is gained by widening many values beforehand.
+    const WIDENS_IN_PASSING: bool;
 }
 
 impl Stored for f32 {
+    const WIDENS_IN_PASSING: bool = true;
+
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+
     fn widened<'a>(values: &'a [Self], _: &'a mut [f32]) -> &'a [f32] {
         values
     }
 }
 
 impl Stored for f16 {
+    const WIDENS_IN_PASSING: bool = false;
+
+    fn wide(self) -> f32 {
+        self.to_f32()
+    }
+
     fn widened<'a>(values: &'a [Self], wide: &'a mut [f32]) -> &'a [f32] {
         let wide = &mut wide[..values.len()];
         values.convert_to_f32_slice(wide);
@@ -65,10 +86,17 @@ impl Stored for f16 {
 }
 
 impl Stored for bf16 {
+    const WIDENS_IN_PASSING: bool = true;
+
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
     fn widened<'a>(values: &'a [Self], wide: &'a mut [f32]) -> &'a [f32] {
         let wide = &mut wide[..values.len()];
         for (wide, value) in wide.iter_mut().zip(values) {
-            *wide = f32::from_bits(u32::from(value.to_bits()) << 16);
+            *wide = value.wide();
         }
         wide
     }
@@ -128,6 +156,30 @@ impl PackedMatrix {
             Panels::F16(panels) => Tensor::from_vec(unpack(panels, shape), shape, &Device::Cpu),
             Panels::Bf16(panels) => Tensor::from_vec(unpack(panels, shape), shape, &Device::Cpu),
         }
+    }
+
+    /// Some rows of the weight in f32, `[rows, in]`.
+    ///
+    /// # Errors
+    /// A row that the weight does not have.
+    pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= self.output) {
+            return Err(Error::Msg(format!("row {row} of a weight of {}", self.output)));
+        }
+        let values = match &self.panels {
+            Panels::F32(panels) => self.gathered(panels, rows),
+            Panels::F16(panels) => self.gathered(panels, rows),
+            Panels::Bf16(panels) => self.gathered(panels, rows),
+        };
+        Tensor::from_vec(values, (rows.len(), self.input), &Device::Cpu)
+    }
+
+    fn gathered<T: Stored>(&self, panels: &[T], rows: &[u32]) -> Vec<f32> {
+        let row = |&row: &u32| {
+            let (panel, place) = (row as usize / WIDTH, row as usize % WIDTH);
+            panels[panel * WIDTH * self.input..].iter().skip(place).step_by(WIDTH).take(self.input)
+        };
+        rows.iter().flat_map(row).map(|value| value.wide()).collect()
     }
 
     /// Writes the finished product of the rows of `x`, each `in` long, to `y`, row by row.
@@ -203,6 +255,9 @@ impl Task<'_> {
         finish: Finish<'_>,
         scratch: &mut Scratch,
     ) {
+        if T::WIDENS_IN_PASSING && self.y.len() == 1 {
+            return self.run_row(panels, x, finish);
+        }
         let width = self.y.first().map_or(0, |row| row.len());
         scratch.wide.resize(DEPTH * WIDTH, 0.0);
         for start in (0..input).step_by(DEPTH) {
@@ -226,6 +281,58 @@ impl Task<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+impl Task<'_> {
+    /// As [`Self::run`] for a single row, with the same bits. Every weight is read once, so it is memory that limits the
+    /// speed: several panels are read at a time, and widened on the way.
+    fn run_row<T: Stored>(self, panels: &[T], x: &[f32], finish: Finish<'_>) {
+        let (input, first_column) = (x.len(), self.first_column);
+        for y in self.y {
+            for (group, y) in y.chunks_mut(PANELS * WIDTH).enumerate() {
+                let column = first_column + group * PANELS * WIDTH;
+                let panels = &panels[column * input..];
+                if y.len() > (PANELS - 1) * WIDTH {
+                    multiply_row::<T, PANELS>(panels, x, finish, column, y);
+                } else {
+                    for (panel, y) in y.chunks_mut(WIDTH).enumerate() {
+                        let (panels, column) = (&panels[panel * WIDTH * input..], column + panel * WIDTH);
+                        multiply_row::<T, 1>(panels, x, finish, column, y);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Multiplies a row by some panels side by side and finishes the results.
+#[inline(never)]
+fn multiply_row<T: Stored, const PANELS: usize>(
+    panels: &[T],
+    x: &[f32],
+    finish: Finish<'_>,
+    column: usize,
+    y: &mut [f32],
+) {
+    let (panels, _) = panels.as_chunks::<WIDTH>();
+    for start in (0..x.len()).step_by(DEPTH) {
+        let part = &x[start..(start + DEPTH).min(x.len())];
+        let pass = Pass { first: start == 0, last: start + part.len() == x.len() };
+        let panels: [&[[T; WIDTH]]; PANELS] =
+            std::array::from_fn(|panel| &panels[panel * x.len() + start..][..part.len()]);
+        let mut sums = [[0f32; WIDTH]; PANELS];
+        for (place, value) in part.iter().enumerate() {
+            for (sums, panel) in sums.iter_mut().zip(&panels) {
+                for (sum, weight) in sums.iter_mut().zip(&panel[place]) {
+                    *sum = value.mul_add(weight.wide(), *sum);
+                }
+            }
+        }
+        for ((place, y), sums) in y.chunks_mut(WIDTH).enumerate().zip(&sums) {
+            let column = column + place * WIDTH;
+            pass.store(sums, finish.at(column, column), y);
         }
     }
 }
@@ -402,6 +509,19 @@ mod tests {
             for (actual, expected) in actual.iter().zip(&expected) {
                 assert!((actual - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{activation:?}");
             }
+        }
+    }
+
+    #[test]
+    fn rows_are_read_as_they_were_given() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let weight = random(&[37, 19]).to_dtype(dtype).unwrap();
+            let picked = [36, 0, 15, 16, 0];
+            let expected = weight.index_select(&Tensor::new(&picked[..], &Device::Cpu).unwrap(), 0).unwrap();
+            let matrix = PackedMatrix::new(&weight).unwrap();
+            let values = |tensor: &Tensor| tensor.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(values(&matrix.rows(&picked).unwrap()), values(&expected));
+            assert!(matrix.rows(&[37]).unwrap_err().to_string().contains("row 37 of a weight of 37"));
         }
     }
 

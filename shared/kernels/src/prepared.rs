@@ -87,6 +87,17 @@ impl PreparedLinear {
         (self.inner.output, self.inner.input)
     }
 
+    /// Some rows of the weight in f32, `[rows, in]`, for a matrix that is read by rows too.
+    ///
+    /// # Errors
+    /// A row that the weight does not have, or a weight that oneDNN holds, in an order of its own.
+    pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
+        match &self.inner.product {
+            Product::Panels { weight, .. } => weight.rows(rows),
+            _ => Err(Error::Msg("rows of a weight that oneDNN holds".to_string())),
+        }
+    }
+
     /// `activation(x W^T + b) + residual`: x `[..., in]` of the type that the map was made for, residual f32 of the shape
     /// of the result, `[..., out]`. The result has the type of x, or f32 where there is a residual.
     ///

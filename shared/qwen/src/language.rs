@@ -5,7 +5,7 @@ use thicket_kernels::{Activation, Backend, Mask, Quantization};
 use crate::{
     cache::{KvCache, KvPrefix},
     config::Config,
-    linear::{Linear, RmsNorm, gate_and_up, normal, rows},
+    linear::{Linear, RmsNorm, gate_and_up, normal},
     prompt::Position,
     rotary::Rotary,
 };
@@ -34,8 +34,9 @@ pub struct Segment<'a> {
 /// caches).
 #[derive(Debug, Clone)]
 pub struct LanguageModel {
-    /// (vocab, hidden), in the type of the arithmetic or a narrower one.
-    embeddings: Tensor,
+    /// (vocab, hidden), in the type of the arithmetic or a narrower one. A tied head is the same.
+    embeddings: Linear,
+    device: Device,
     dtype: DType,
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
@@ -119,6 +120,12 @@ impl LanguageModel {
             "weight",
             normal(config.initializer_range),
         )?;
+        let tied = config.tie_word_embeddings.unwrap_or_else(|| !vb.contains_tensor("lm_head.weight"));
+        let mut embeddings = Linear::from_weight(embeddings);
+        // Before anything else is read, as the table is held twice meanwhile.
+        if tied && preparation.backend.is_some() {
+            embeddings.prepare_table(vb.dtype())?;
+        }
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         let mut kept = Vec::new();
         for index in 0..config.num_hidden_layers {
@@ -136,21 +143,17 @@ impl LanguageModel {
             layers.push(layer);
         }
         let norm = RmsNorm::new(config.hidden_size, config.rms_norm_eps, &model.pp("norm"))?;
-        let tied = config.tie_word_embeddings.unwrap_or_else(|| !vb.contains_tensor("lm_head.weight"));
-        let mut head = if tied {
-            Linear::from_weight(embeddings.clone())
+        let head = if tied {
+            embeddings.clone()
         } else {
-            Linear::without_bias(
-                config.hidden_size,
-                config.vocab_size,
-                config.initializer_range,
-                &vb.pp("lm_head"),
-            )?
+            let Config { hidden_size, vocab_size, initializer_range, .. } = *config;
+            let mut head =
+                Linear::without_bias(hidden_size, vocab_size, initializer_range, &vb.pp("lm_head"))?;
+            if let Some(backend) = preparation.backend {
+                head.prepare(vb.dtype(), backend)?;
+            }
+            head
         };
-        // A tied head shares its matrix with the embeddings, of which single rows are read: packing would copy it.
-        if let Some(backend) = preparation.backend.filter(|_| !tied) {
-            head.prepare(vb.dtype(), backend)?;
-        }
         let head_dim = config.head_dim() as f32;
         let inverse_frequencies = (0..config.head_dim() / 2)
             .map(|j| 1.0 / (config.rope_theta as f32).powf((2 * j) as f32 / head_dim))
@@ -162,9 +165,18 @@ impl LanguageModel {
             .enumerate()
             .flat_map(|(axis, &count)| std::iter::repeat_n(axis, count))
             .collect();
-        let dtype = vb.dtype();
-        let model =
-            Self { embeddings, dtype, layers, norm, head, sizes, inverse_frequencies, axis_of_frequency };
+        let (dtype, device) = (vb.dtype(), vb.device().clone());
+        let model = Self {
+            embeddings,
+            device,
+            dtype,
+            layers,
+            norm,
+            head,
+            sizes,
+            inverse_frequencies,
+            axis_of_frequency,
+        };
         Ok((model, kept))
     }
 
@@ -173,7 +185,7 @@ impl LanguageModel {
     /// # Errors
     /// An id outside the vocabulary.
     pub fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
-        rows(&self.embeddings, tokens, self.dtype)
+        self.embeddings.rows(tokens, self.dtype)
     }
 
     /// Rows of the embedding table, for ids held on the CPU: (ids, hidden).
@@ -284,7 +296,7 @@ impl LanguageModel {
     /// Where the weights are.
     #[must_use]
     pub fn device(&self) -> &Device {
-        self.embeddings.device()
+        &self.device
     }
 
     /// What the model computes in; caches hold this type too.

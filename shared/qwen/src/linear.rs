@@ -109,6 +109,20 @@ impl Linear {
         Ok(())
     }
 
+    /// As [`Self::prepare`] for the table of the embeddings, so that [`Self::rows`] can still read it.
+    pub(crate) fn prepare_table(&mut self, compute: DType) -> Result<()> {
+        if compute == DType::F32 { self.prepare(compute, Backend::Plain) } else { Ok(()) }
+    }
+
+    /// Rows of the weight in `compute`: u32 (n) to (n, in). Differentiable where the weight is.
+    pub(crate) fn rows(&self, indices: &Tensor, compute: DType) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Plain(table) => table.index_select(indices, 0)?.to_dtype(compute),
+            Weight::Prepared(map) => map.rows(&indices.to_vec1::<u32>()?)?.to_dtype(compute),
+            Weight::Quantized(_) => candle_core::bail!("rows of a quantized weight"),
+        }
+    }
+
     /// Adds an adapter's part, which fits, in place of any it had.
     pub(crate) fn adapt(&mut self, part: LowRank) {
         self.low_rank = Some(part);
@@ -130,11 +144,6 @@ impl Linear {
 /// How fresh weights are drawn.
 pub(crate) fn normal(std: f64) -> Init {
     Init::Randn { mean: 0.0, stdev: std }
-}
-
-/// Rows of a table whose type may be narrower than `compute`, in `compute`.
-pub(crate) fn rows(table: &Tensor, indices: &Tensor, compute: DType) -> Result<Tensor> {
-    table.index_select(indices, 0)?.to_dtype(compute)
 }
 
 /// `silu(gate(x)) * up(x)`.
