@@ -12,9 +12,12 @@ Before anything is timed, the tokens and the probabilities of Yes of all sides a
 
 import concurrent.futures
 import io
+import json
 import subprocess
 import sys
 import tempfile
+import time
+import tomllib
 
 import numpy as np
 import torch
@@ -102,8 +105,6 @@ def write_gguf(folder, path):
     import gguf
     from safetensors import safe_open
 
-    import json
-
     config = json.loads((folder / "config.json").read_text())
     heads = config["num_attention_heads"]
     writer = gguf.GGUFWriter(path, "qwen2vl")
@@ -171,7 +172,7 @@ class LlamaCpp:
         return made
 
 
-def text_of(options, folder, services, peers, llama):
+def text_of(options, services, peers, llama):
     """One text merged, of 1 and of 33 tokens."""
     from thicket.v1 import answer_pb2
 
@@ -219,7 +220,7 @@ def locate(options, service, peers):
     )
     prompt = options.locate.replace("{{ caption }}", CAPTION)
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        for batch in (1, 8, 32):
+        for batch in options.batches:
             sample = [picture(next(fresh)) for _ in range(batch)]
             ours = [answer.p_yes for answer in pool.map(lambda image: ask(image, CAPTION), sample)]
             for name, peer in peers.items():
@@ -238,8 +239,6 @@ def locate(options, service, peers):
             seconds = in_turn(sides, options.rounds)
             results[f"locate, {batch} at a time"] = compared(seconds, "thicket", batch)
             print(batch, {key: row.get("times_as_fast_as_it") for key, row in results[f"locate, {batch} at a time"].items()})
-    import time
-
     firsts, seconds = [], []
     for _ in range(options.rounds):
         image = picture(next(fresh))
@@ -255,11 +254,10 @@ def locate(options, service, peers):
 
 
 def main():
-    import tomllib
-
     parser = arguments(__doc__)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="questions at a time")
     parser.add_argument("--without-llama", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(2)
@@ -286,9 +284,10 @@ def main():
         with Service(program, *flags, SHORT) as short, Service(program, *flags, LONG) as long:
             for service in (short, long):
                 service.stub = answer_pb2_grpc.AnswerServiceStub(service.channel)
-            results = text_of(options, folder, {SHORT: short, LONG: long}, peers, llama)
-            results |= locate(options, short, peers)
-        save(options.out, "answers", {"layers": options.layers, "blocks": options.blocks, **results})
+            results = {"layers": options.layers, "blocks": options.blocks}
+            results |= text_of(options, {SHORT: short, LONG: long}, peers, llama)
+            save(options.out, "answers", results)
+            save(options.out, "answers", results | locate(options, short, peers))
 
 
 if __name__ == "__main__":

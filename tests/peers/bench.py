@@ -100,7 +100,7 @@ def save(out, name, results):
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
-    print(f"wrote {path}")
+    print(f"wrote {path}", flush=True)
 
 
 def free_port():
