@@ -26,7 +26,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// Work that one thread does for many callers, step by step: it owns a model or an index.
 ///
 /// Between two steps the thread takes up new jobs and gives up those that nobody waits for any more, so a step should be
-/// short. [`Batches`] makes one of work that is done a batch at a time.
+/// short. [`Batches`](crate::Batches) makes one of work that is done a batch at a time.
 pub trait Steps: Send + 'static {
     /// What a caller hands in.
     type Job: Send + 'static;
