@@ -6,9 +6,9 @@
 //!
 //! Sequences and their keys and values come out of two pools: a quarter is kept for judgements, which end within a few
 //! steps; the rest is for all. The pool for all is handed out in weighted fair order by tokens, and a question that is
-//! next and does not fit is waited for, never passed over. So a question waits for no more than what was admitted
-//! before it and, of every other kind `j`, for at most `w_j / w_k * C + C` tokens, `w` being the weights and `C` the
-//! largest question's tokens.
+//! next and does not fit is waited for, never passed over. So the question that is the first of its kind waits, of every
+//! other kind `j`, for at most `w_j / w_k * C + C` tokens, `w` being the weights and `C` the largest question's tokens;
+//! counting starts anew where a more urgent one of its own kind takes that place.
 
 mod pool;
 mod share;

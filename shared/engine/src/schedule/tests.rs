@@ -143,7 +143,7 @@ struct Open {
     prefilled: usize,
     generated: usize,
     running: bool,
-    /// Tokens of each other kind admitted to the pool for all since it became the first of its kind to wait.
+    /// Tokens of each other kind admitted to the pool for all since it last became the first of its kind to wait.
     passed: [usize; 3],
 }
 
@@ -172,6 +172,9 @@ impl World {
 
     fn step(&mut self) -> Result<usize, TestCaseError> {
         let heads = Kind::ALL.map(|kind| self.first_waiting(kind));
+        // A more urgent question that came takes the place, and what went before it is no longer the other's wait.
+        let later = self.open.iter_mut().filter(|(id, _)| !heads.contains(&Some(**id)));
+        later.for_each(|(_, open)| open.passed = [0; 3]);
         let plan = self.scheduler.plan(|_| false);
         prop_assert!(plan.tokens() <= LIMITS.step_tokens);
         prop_assert!(self.scheduler.cache_tokens() <= LIMITS.cache_tokens);
