@@ -111,9 +111,9 @@ pub enum ImagingError {
 
 /// Decodes a JPEG (grey, RGB, CMYK), PNG (any colour type and depth) or WebP still image to 8-bit RGB.
 ///
-/// The format is told by content. Alpha is dropped without blending and 16-bit samples keep their high byte, as
-/// Pillow's `convert("RGB")` does, except for 16-bit grey without alpha, which Pillow clips to white; the EXIF orientation
-/// is not applied. Of an animated PNG the still image is read.
+/// The format is told by content. Everything is as Pillow's `convert("RGB")` has it: alpha is dropped without blending,
+/// 16-bit samples keep their high byte, but those of a 16-bit grey PNG without an alpha channel are clipped at 255, which
+/// leaves little of most such images. The EXIF orientation is not applied. Of an animated PNG the still image is read.
 ///
 /// # Errors
 /// Every variant of [`ImagingError`] but the last two; each states the limit and the actual value.
@@ -128,13 +128,14 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, ImagingError> {
         Ok(ImageFormat::Jpeg) => {
             let decoder =
                 JpegDecoder::new(Cursor::new(bytes)).map_err(|error| undecodable("JPEG", &error))?;
-            pixels("JPEG", decoder, limits)
+            Ok(to_rgb(pixels("JPEG", decoder, limits)?))
         }
         Ok(ImageFormat::Png) => {
             refuse_png_without_area(bytes)?;
             let decoder = PngDecoder::with_limits(Cursor::new(bytes), working_memory(limits))
                 .map_err(|error| undecodable("PNG", &error))?;
-            pixels("PNG", decoder, limits)
+            let image = pixels("PNG", decoder, limits)?;
+            Ok(if is_16_bit_grey_png(bytes) { clipped_grey(&image.into_luma_alpha16()) } else { to_rgb(image) })
         }
         Ok(ImageFormat::WebP) => {
             let decoder =
@@ -142,7 +143,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, ImagingError> {
             if decoder.has_animation() {
                 return Err(ImagingError::Animated { format: "WebP" });
             }
-            pixels("WebP", decoder, limits)
+            Ok(to_rgb(pixels("WebP", decoder, limits)?))
         }
         Ok(other) => Err(ImagingError::Format { found: format!("the format {other:?}") }),
         Err(_) if looks_like_text(bytes) => Err(ImagingError::Format { found: "a text file".to_owned() }),
@@ -172,7 +173,7 @@ fn pixels(
     format: &'static str,
     mut decoder: impl ImageDecoder,
     limits: &Limits,
-) -> Result<RgbImage, ImagingError> {
+) -> Result<DynamicImage, ImagingError> {
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(ImagingError::ZeroArea { width, height });
@@ -189,13 +190,23 @@ fn pixels(
     decoder_limits.max_image_width = Some(limits.width);
     decoder_limits.max_image_height = Some(limits.height);
     decoder.set_limits(decoder_limits).map_err(|error| undecodable(format, &error))?;
-    let image = DynamicImage::from_decoder(decoder).map_err(|error| undecodable(format, &error))?;
-    Ok(to_rgb(image))
+    DynamicImage::from_decoder(decoder).map_err(|error| undecodable(format, &error))
+}
+
+/// The decoded image does not say it: a transparent value gives grey an alpha channel that the file lacks.
+fn is_16_bit_grey_png(bytes: &[u8]) -> bool {
+    const DEPTH_AND_COLOUR_TYPE: std::ops::Range<usize> = 24..26;
+    bytes.get(DEPTH_AND_COLOUR_TYPE) == Some(&[16, 0])
+}
+
+fn clipped_grey(samples: &ImageBuffer<image::LumaA<u16>, Vec<u16>>) -> RgbImage {
+    RgbImage::from_fn(samples.width(), samples.height(), |x, y| {
+        image::Rgb([samples.get_pixel(x, y)[0].min(255) as u8; 3])
+    })
 }
 
 fn to_rgb(image: DynamicImage) -> RgbImage {
     match image {
-        DynamicImage::ImageLuma16(samples) => high_bytes(&samples, |grey| [grey[0]; 3]),
         DynamicImage::ImageLumaA16(samples) => high_bytes(&samples, |grey| [grey[0]; 3]),
         DynamicImage::ImageRgb16(samples) => high_bytes(&samples, |rgb| [rgb[0], rgb[1], rgb[2]]),
         DynamicImage::ImageRgba16(samples) => high_bytes(&samples, |rgb| [rgb[0], rgb[1], rgb[2]]),

@@ -8,7 +8,9 @@ import html
 import io
 import json
 import math
+import struct
 import sys
+import zlib
 from collections import Counter, OrderedDict
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from torch import nn
 HERE = Path(__file__).resolve().parent
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 # --- tokeniser ---------------------------------------------------------------------------------------------------
@@ -607,7 +610,10 @@ def make_decode():
     def case(name, data, tolerance):
         (folder / name).write_bytes(data)
         expected = name + ".rgb.png"
-        Image.open(io.BytesIO(data)).convert("RGB").save(folder / expected, optimize=True)
+        converted = Image.open(io.BytesIO(data)).convert("RGB")
+        # Pillow keeps the transparent value as it was, which for 16-bit grey cannot be written again.
+        converted.info.pop("transparency", None)
+        converted.save(folder / expected, optimize=True)
         cases.append({"file": name, "expected": expected, "mean_difference": tolerance})
 
     def encoded(image, **options):
@@ -636,9 +642,11 @@ def make_decode():
     exif[0x0112] = 8
     case("turned.png", encoded(rgb, format="PNG", exif=exif), 0)
     case("cmyk-adobe-inverted.jpg", with_adobe_marker(encoded(inverted(smooth.convert("CMYK")), format="JPEG", quality=92)), 2.5)
-    # Pillow turns all but the darkest 16-bit greys white. The high byte of each sample here is that of grey.png.
-    grey16 = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    (folder / "grey16.png").write_bytes(encoded(grey16, format="PNG"))
+    # Pillow clips 16-bit grey at 255 unless there is an alpha channel, so half of these samples are dark enough.
+    grey16 = np.asarray(grey).astype(np.uint16) * np.where(np.arange(grey.width) % 2, 257, 1).astype(np.uint16)
+    case("grey16.png", encoded(Image.fromarray(grey16), format="PNG"), 0)
+    case("grey16-transparent.png", with_transparent_grey(encoded(Image.fromarray(grey16), format="PNG"), 100), 0)
+    case("grey-alpha16.png", png16(np.asarray(grey_alpha)), 0)
     case("palette-one-transparent.png", encoded(palette, format="PNG", transparency=3), 0)
     case("grey-transparent.png", encoded(grey, format="PNG", transparency=100), 0)
     case("rgb-transparent.png", encoded(rgb, format="PNG", transparency=(10, 20, 30)), 0)
@@ -666,20 +674,24 @@ def with_adobe_marker(jpeg):
 
 
 def png16(pixels):
-    """A PNG of 16 bits a sample, which Pillow reads but does not write."""
-    import struct
-    import zlib
-
+    """A PNG of 16 bits a sample, RGB or grey with alpha, which Pillow reads but does not write."""
     low = np.random.default_rng(3).integers(0, 256, pixels.shape, dtype=np.uint16)
     samples = (pixels.astype(np.uint16) << 8 | low).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in samples)
+    height, width, channels = pixels.shape
+    colour_type = {2: 4, 3: 2}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    return PNG_SIGNATURE + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
 
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    height, width, _ = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+def with_transparent_grey(png, grey):
+    """Names a 16-bit grey that is transparent, which Pillow does not write for these."""
+    header_end = len(PNG_SIGNATURE) + 25
+    return png[:header_end] + png_chunk(b"tRNS", struct.pack(">H", grey)) + png[header_end:]
+
+
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 if __name__ == "__main__":

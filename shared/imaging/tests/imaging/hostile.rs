@@ -109,10 +109,17 @@ fn a_text_file_called_an_image_is_told_apart_from_noise() {
 }
 
 #[test]
-fn sixteen_bit_samples_keep_their_high_byte() {
-    let grey = image::ImageBuffer::from_fn(2, 1, |x, _| Luma([0x12ff_u16 + x as u16 * 0x100]));
+fn sixteen_bit_colours_keep_their_high_byte() {
+    let colour = image::ImageBuffer::from_pixel(1, 1, Rgb([0x12ff_u16, 0x1300, 0xff00]));
+    let bytes = encoded(&DynamicImage::ImageRgb16(colour), ImageFormat::Png);
+    assert_eq!(decode(&bytes, &Limits::default()).unwrap().as_raw(), &[0x12, 0x13, 0xff]);
+}
+
+#[test]
+fn sixteen_bit_grey_is_clipped() {
+    let grey = image::ImageBuffer::from_fn(2, 1, |x, _| Luma([[254_u16, 256][x as usize]]));
     let bytes = encoded(&DynamicImage::ImageLuma16(grey), ImageFormat::Png);
-    assert_eq!(decode(&bytes, &Limits::default()).unwrap().as_raw(), &[0x12, 0x12, 0x12, 0x13, 0x13, 0x13]);
+    assert_eq!(decode(&bytes, &Limits::default()).unwrap().as_raw(), &[254, 254, 254, 255, 255, 255]);
 }
 
 proptest! {
