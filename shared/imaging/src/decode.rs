@@ -135,7 +135,11 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, ImagingError> {
             let decoder = PngDecoder::with_limits(Cursor::new(bytes), working_memory(limits))
                 .map_err(|error| undecodable("PNG", &error))?;
             let image = pixels("PNG", decoder, limits)?;
-            Ok(if is_16_bit_grey_png(bytes) { clipped_grey(&image.into_luma_alpha16()) } else { to_rgb(image) })
+            Ok(if is_16_bit_grey_png(bytes) {
+                clipped_grey(&image.into_luma_alpha16())
+            } else {
+                to_rgb(image)
+            })
         }
         Ok(ImageFormat::WebP) => {
             let decoder =
