@@ -1,31 +1,31 @@
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::DType;
 use thicket_catalogue::ACTIVATION_RESERVE;
-use thicket_device::{Driver, Need, Place};
+use thicket_device::{Load, Need, Opened, loaded};
 use thicket_engine::Answerer;
+use thicket_openai::{OpenAiAnswerer, Server};
 use thicket_proto::v1::answer_service_server::AnswerServiceServer;
 use thicket_qwen::{LoadOptions, QwenAnswerer};
-use thicket_runtime::{
-    Failure, Health, ImageDecoder, MAX_MESSAGE_BYTES, Replicas, Role, Server, Services, Stop,
-};
+use thicket_runtime::{Failure, Health, ImageDecoder, MAX_MESSAGE_BYTES, Replicas, Role, Services, Stop};
 
 use crate::adapters::{Adapters, Loaded};
 use crate::archive::Archive;
-use crate::config::Config;
+use crate::config::{Config, ModelSource};
 use crate::engine::Engine;
 use crate::memory::Memory;
 use crate::model::Model;
 use crate::rpc::Service;
 
-/// Loads a copy of the model, on the thread that will own it.
-type Load = Box<dyn FnOnce() -> Result<Box<dyn Answerer>, String> + Send>;
+/// How each copy of the model is loaded, by the name of its device.
+type Loads = Vec<(String, Load<dyn Answerer>)>;
 
 /// An answer role whose listeners are open; every copy of the model loads on a thread of its own.
 #[derive(Debug)]
 pub struct App {
-    server: Server,
+    server: thicket_runtime::Server,
     service: Service,
 }
 
@@ -38,35 +38,10 @@ impl App {
     /// without room for the model, an answer store that cannot be used, or an address that cannot be listened on; no port
     /// stays open.
     pub async fn build(config: Config) -> Result<Self, Failure> {
-        if !config.model.is_dir() {
-            return Err(Failure::BadInput(format!("model folder {} is not there", config.model.display())));
-        }
-        let chosen = config.compute.backend().map_err(|error| Failure::BadInput(error.to_string()))?;
-        chosen.announce(&config.name);
-        let dtype = config.compute.dtype();
-        require_room(&config, dtype)?;
-        let loads = config.compute.device.iter().map(|place| {
-            let (name, folder, loading) = (config.name.clone(), config.model.clone(), config.loading.clone());
-            let (budgets, backend) = (config.budgets, chosen.backend);
-            let load: Load = Box::new(move || {
-                // On the thread that computes, because a GPU's work is ordered by thread.
-                let device = place.open().map_err(|error| error.to_string())?;
-                let options = LoadOptions {
-                    name,
-                    adapter: loading.adapter,
-                    quantization: loading.quantize,
-                    dtype,
-                    device,
-                    backend,
-                    budgets,
-                };
-                let answerer = QwenAnswerer::load(&folder, options)
-                    .map_err(|error| format!("model {}: {error}", folder.display()))?;
-                Ok(Box::new(answerer))
-            });
-            (place.to_string(), load)
-        });
-        let loads = loads.collect();
+        let loads = match &config.model {
+            ModelSource::Folder(folder) => from_folder(&config, folder)?,
+            ModelSource::Server(server) => from_server(config.name.clone(), server.clone()),
+        };
         Self::start(config, loads).await
     }
 
@@ -84,19 +59,14 @@ impl App {
     /// # Errors
     /// As [`App::build`].
     pub async fn with_replicas(config: Config, answerers: Vec<Box<dyn Answerer>>) -> Result<Self, Failure> {
-        let loads = answerers.into_iter().enumerate().map(|(index, answerer)| {
-            let load: Load = Box::new(move || Ok(answerer));
-            (index.to_string(), load)
-        });
-        let loads = loads.collect();
-        Self::start(config, loads).await
+        Self::start(config, loaded(answerers)).await
     }
 
-    async fn start(config: Config, loads: Vec<(String, Load)>) -> Result<Self, Failure> {
+    async fn start(config: Config, loads: Loads) -> Result<Self, Failure> {
         config.validate()?;
         let prompts = Arc::new(config.read_prompts()?);
         let at_start = config.loading.check()?;
-        let server = Server::bind(Role::Answer, &config.role).await?;
+        let server = thicket_runtime::Server::bind(Role::Answer, &config.role).await?;
         let archive = match &config.data {
             Some(folder) => Archive::open(folder, config.answer_cache_bytes, &server.health()).await?,
             None => {
@@ -160,42 +130,50 @@ impl App {
         let grpc = AnswerServiceServer::new(self.service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let cannot_load = async {
-            match workers.loaded().await {
-                Ok(()) => std::future::pending().await,
-                Err(reason) => reason,
-            }
-        };
         tokio::select! {
             drained = self.server.serve(Services::new().with(grpc), stop.requested()) => drained?.into_result(),
-            reason = cannot_load => Err(Failure::BadInput(reason)),
+            reason = workers.cannot_load() => Err(Failure::BadInput(reason)),
         }
     }
 }
 
-/// Sees whether the model fits every GPU before any port is opened.
-fn require_room(config: &Config, dtype: DType) -> Result<(), Failure> {
-    if config.compute.device.first() == Place::Cpu {
-        return Ok(());
+/// A load of the folder's model for every device.
+fn from_folder(config: &Config, folder: &Path) -> Result<Loads, Failure> {
+    if !folder.is_dir() {
+        return Err(Failure::BadInput(format!("model folder {} is not there", folder.display())));
     }
-    let weights = thicket_qwen::weight_bytes(&config.model, dtype, config.loading.quantize)
-        .map_err(|error| Failure::BadInput(format!("model {}: {error}", config.model.display())))?;
-    let need = Need { weights, caches: config.budgets.cached_bytes(), work: ACTIVATION_RESERVE };
-    let gpus = config
-        .compute
-        .device
-        .check(dtype, &need, &Driver)
-        .map_err(|error| Failure::BadInput(error.to_string()))?;
-    for (place, gpu) in gpus {
-        tracing::info!(
-            device = %place,
-            gpu = gpu.name,
-            capability = %gpu.capability,
-            free_bytes = gpu.free,
-            needed_bytes = need.total(),
-            dtype = dtype.as_str(),
-            "device has room for the model"
-        );
-    }
-    Ok(())
+    let compute = config.compute.prepare(&config.name, |dtype| need(config, folder, dtype));
+    let compute = compute.map_err(|error| Failure::BadInput(error.to_string()))?;
+    let (name, folder, loading) = (config.name.clone(), folder.to_owned(), config.loading.clone());
+    let budgets = config.budgets;
+    Ok(compute.loads(move |Opened { device, dtype, backend }| {
+        let options = LoadOptions {
+            name: name.clone(),
+            adapter: loading.adapter.clone(),
+            quantization: loading.quantize,
+            dtype,
+            device,
+            backend,
+            budgets,
+        };
+        let answerer = QwenAnswerer::load(&folder, options)
+            .map_err(|error| format!("model {}: {error}", folder.display()))?;
+        Ok(Box::new(answerer) as Box<dyn Answerer>)
+    }))
+}
+
+/// The one way to a served model.
+fn from_server(name: String, server: Server) -> Loads {
+    let load: Load<dyn Answerer> = Box::new(move || {
+        let answerer = OpenAiAnswerer::connect(name, server).map_err(|error| error.to_string())?;
+        Ok(Box::new(answerer))
+    });
+    vec![("server".to_owned(), load)]
+}
+
+/// What a copy of the model takes.
+fn need(config: &Config, folder: &Path, dtype: DType) -> Result<Need, String> {
+    let weights = thicket_qwen::weight_bytes(folder, dtype, config.loading.quantize)
+        .map_err(|error| format!("model {}: {error}", folder.display()))?;
+    Ok(Need { weights, caches: config.budgets.cached_bytes(), work: ACTIVATION_RESERVE })
 }

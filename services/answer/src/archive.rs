@@ -3,7 +3,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use thicket_runtime::{Batches, Call, Failure, Fault, Health, Work, Worker, WorkerOptions};
+use thicket_runtime::{
+    Batches, Call, DEFAULT_STUCK_AFTER, Failure, Fault, Health, Work, Worker, WorkerOptions,
+};
 
 use crate::store::{Kept, Key, Store};
 
@@ -46,6 +48,7 @@ impl Archive {
             queue_limit: QUEUE_LIMIT,
             max_batch: MAX_BATCH,
             max_delay: Duration::ZERO,
+            stuck_after: DEFAULT_STUCK_AFTER,
         };
         let worker = Worker::spawn(options, health, || Ok::<_, String>(Batches::of(keeper)))
             .map_err(|cause| Failure::Failed(format!("a thread cannot start: {cause}")))?;

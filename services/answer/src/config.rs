@@ -1,8 +1,9 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thicket_device::ComputeArgs;
 use thicket_imaging::Limits;
+use thicket_openai::Server;
 use thicket_qwen::{Budgets, Quantization};
 use thicket_runtime::{
     DEFAULT_DECODED_MIB, DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Failure, Role, RoleArgs, RoleConfig,
@@ -141,13 +142,48 @@ impl BudgetArgs {
     }
 }
 
+/// A model that another program serves, for `#[command(flatten)]`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ServedArgs {
+    /// Address of a server with the OpenAI chat interface, such as vLLM's http://host:8000/v1, that is asked instead of a
+    /// model computed here; it is sent the images. Of a model folder beside it, only `prompts.toml` counts
+    #[arg(long, env = "THICKET_ANSWER_SERVER", value_name = "URL", conflicts_with_all = ["adapter", "adapters", "quantize"])]
+    pub answer_server: Option<String>,
+    /// Name of the model there; may be left out where it serves one
+    #[arg(long, env = "THICKET_ANSWER_SERVER_MODEL", value_name = "NAME", requires = "answer_server")]
+    pub answer_server_model: Option<String>,
+    /// File with the key that the server wants
+    #[arg(long, env = "THICKET_ANSWER_SERVER_KEY_FILE", value_name = "FILE", requires = "answer_server")]
+    pub answer_server_key_file: Option<PathBuf>,
+}
+
+impl ServedArgs {
+    /// The server, if there is one, asked up to `concurrency` questions at a time.
+    ///
+    /// # Errors
+    /// [`Failure::BadInput`] for an address or a key file that cannot be used.
+    pub fn server(&self, concurrency: usize) -> Result<Option<Server>, Failure> {
+        let Some(url) = &self.answer_server else { return Ok(None) };
+        let refuse = |error: &dyn std::fmt::Display| Failure::BadInput(format!("answer-server: {error}"));
+        let mut server = Server::at(url, concurrency).map_err(|error| refuse(&error))?;
+        server.model.clone_from(&self.answer_server_model);
+        let Some(file) = &self.answer_server_key_file else { return Ok(Some(server)) };
+        let key = std::fs::read_to_string(file)
+            .map_err(|cause| refuse(&format!("key file {}: {cause}", file.display())))?;
+        server.with_key(key.trim()).map(Some).map_err(|error| refuse(&error))
+    }
+}
+
 /// Flags of the answer role, for `#[command(flatten)]`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Answer")]
 pub struct AnswerArgs {
     /// Folder of the Qwen2-VL model
-    #[arg(long, env = "THICKET_ANSWER_MODEL", value_name = "DIR")]
-    pub answer_model: PathBuf,
+    #[arg(long, env = "THICKET_ANSWER_MODEL", value_name = "DIR", required_unless_present = "answer_server")]
+    pub answer_model: Option<PathBuf>,
+    /// Or a model that another program serves
+    #[command(flatten)]
+    pub served: ServedArgs,
     /// How the model is loaded
     #[command(flatten)]
     pub loading: LoadingArgs,
@@ -184,13 +220,17 @@ pub struct AnswerArgs {
 }
 
 impl Args {
-    /// The settings, not yet validated.
-    pub fn config(&self) -> Config {
+    /// The settings, not yet validated but for the address and key of a server.
+    ///
+    /// # Errors
+    /// [`Failure::BadInput`] for a server's address or key file that cannot be used.
+    pub fn config(&self) -> Result<Config, Failure> {
         let answer = &self.answer;
-        Config {
+        let model = ModelSource::Folder(answer.answer_model.clone().unwrap_or_default());
+        let config = Config {
             role: self.role.config(Role::Answer),
-            name: answer.answer_name.clone().unwrap_or_else(|| folder_name(&answer.answer_model)),
-            model: answer.answer_model.clone(),
+            name: model.name(),
+            model,
             loading: answer.loading.clone(),
             prompts: answer.prompts.clone(),
             compute: self.compute.clone(),
@@ -203,6 +243,35 @@ impl Args {
             descriptions: answer.descriptions,
             images: Limits::default(),
             decoded_mib: DEFAULT_DECODED_MIB,
+        };
+        let config = match answer.served.server(answer.answer_batch)? {
+            Some(server) => config.served_by(server),
+            None => config,
+        };
+        Ok(match &answer.answer_name {
+            Some(name) => Config { name: name.clone(), ..config },
+            None => config,
+        })
+    }
+}
+
+/// Where the answers come from.
+#[derive(Debug, Clone)]
+pub enum ModelSource {
+    /// A Qwen2-VL folder, computed here.
+    Folder(PathBuf),
+    /// Another program. Devices, adapters and budgets are its business.
+    Server(Server),
+}
+
+impl ModelSource {
+    /// The name it is served under where none is given.
+    fn name(&self) -> String {
+        match self {
+            Self::Folder(folder) => {
+                folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
+            }
+            Self::Server(server) => server.model.clone().unwrap_or_else(|| "served".to_owned()),
         }
     }
 }
@@ -212,8 +281,8 @@ impl Args {
 pub struct Config {
     /// Listeners, deadlines, tokens, audit log.
     pub role: RoleConfig,
-    /// Folder of the model.
-    pub model: PathBuf,
+    /// Where the answers come from.
+    pub model: ModelSource,
     /// How it is loaded. Default: as it is.
     pub loading: LoadingArgs,
     /// Name the model is served under.
@@ -245,10 +314,10 @@ pub struct Config {
 impl Config {
     /// The defaults on a free loopback port: a role inside another process or a test.
     pub fn in_process(model: impl Into<PathBuf>) -> Self {
-        let model = model.into();
+        let model = ModelSource::Folder(model.into());
         Self {
             role: RoleConfig::in_process(),
-            name: folder_name(&model),
+            name: model.name(),
             model,
             loading: LoadingArgs::default(),
             prompts: None,
@@ -263,6 +332,17 @@ impl Config {
             images: Limits::default(),
             decoded_mib: DEFAULT_DECODED_MIB,
         }
+    }
+
+    /// The same with another program's answers. The prompts of the model folder that was there, if it has any, stay.
+    #[must_use]
+    pub fn served_by(self, server: Server) -> Self {
+        let prompts = match (self.prompts, &self.model) {
+            (None, ModelSource::Folder(folder)) => Some(folder.join(PROMPTS_FILE)).filter(|file| file.exists()),
+            (prompts, _) => prompts,
+        };
+        let model = ModelSource::Server(server);
+        Self { prompts, name: model.name(), model, ..self }
     }
 
     /// Checks every setting that can be checked without reading a file.
@@ -294,9 +374,10 @@ impl Config {
     /// # Errors
     /// [`Failure::BadInput`] where a file that is given, or that the model folder brings along, cannot be used.
     pub fn read_prompts(&self) -> Result<PromptSet, Failure> {
-        let file = match &self.prompts {
-            Some(file) => file.clone(),
-            None => self.model.join(PROMPTS_FILE),
+        let file = match (&self.prompts, &self.model) {
+            (Some(file), _) => file.clone(),
+            (None, ModelSource::Folder(folder)) => folder.join(PROMPTS_FILE),
+            (None, ModelSource::Server(_)) => return Ok(PromptSet::default()),
         };
         if self.prompts.is_none() && !file.exists() {
             return Ok(PromptSet::default());
@@ -313,12 +394,9 @@ impl Config {
             queue_limit: self.queue_limit,
             max_batch: self.budgets.sequences,
             max_delay: self.max_delay,
+            stuck_after: self.role.stuck_after,
         }
     }
-}
-
-fn folder_name(folder: &Path) -> String {
-    folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -330,6 +408,24 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_stands_in_for_the_folder_and_takes_no_adapter() {
+        let served = |flags: &[&str]| {
+            let flags = [&["thicket-answer", "--answer-server", "http://127.0.0.1:1/v1"], flags].concat();
+            Args::try_parse_from(flags).ok().map(|args| args.config())
+        };
+        let config = served(&["--answer-server-model", "qwen"]).unwrap().unwrap();
+        assert!(matches!(config.model, ModelSource::Server(_)) && config.name == "qwen");
+        assert!(served(&["--adapter", "lora"]).is_none());
+        let error = served(&["--answer-server-key-file", "/nonexistent/key"]).unwrap().unwrap_err();
+        assert!(error.to_string().starts_with("answer-server: key file /nonexistent/key"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_or_a_server_is_needed() {
+        assert!(Args::try_parse_from(["thicket-answer"]).is_err());
     }
 
     #[test]
@@ -345,7 +441,7 @@ mod tests {
 
     #[test]
     fn the_model_has_a_short_flag_name_here_and_is_named_after_its_folder() {
-        let config = Args::parse_from(["thicket-answer", "--model", "models/qwen-small"]).config();
+        let config = Args::parse_from(["thicket-answer", "--model", "models/qwen-small"]).config().unwrap();
         assert_eq!(config.model, Path::new("models/qwen-small"));
         assert_eq!(config.name, "qwen-small");
     }

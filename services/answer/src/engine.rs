@@ -132,7 +132,7 @@ impl Engine {
         match answer? {
             Answer::Verdict(verdict) => Ok(Reply::Verdict(check(verdict)?)),
             Answer::Text(generation) => {
-                let further = generation.tokens.len().saturating_sub(1);
+                let further = generation.output_tokens.saturating_sub(1);
                 if let Some(first) = open.and_then(|open| open.first_token).filter(|_| further > 0) {
                     let seconds = first.elapsed().as_secs_f64() / further as f64;
                     instruments().time_per_output_token.record(seconds, &[]);

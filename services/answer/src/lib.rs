@@ -28,6 +28,8 @@ pub use adapters::MAX_ADAPTER_NAME_BYTES;
 pub use app::App;
 pub use config::{
     AnswerArgs, Args, BudgetArgs, Config, DEFAULT_ADAPTER_LIMIT, DEFAULT_ANSWER_CACHE_BYTES,
-    DEFAULT_DESCRIPTIONS, DEFAULT_MAX_BATCH, DEFAULT_MAX_OUTPUT_TOKENS, LoadingArgs, PROMPTS_FILE,
+    DEFAULT_DESCRIPTIONS, DEFAULT_MAX_BATCH, DEFAULT_MAX_OUTPUT_TOKENS, LoadingArgs, ModelSource,
+    PROMPTS_FILE, ServedArgs,
 };
+pub use thicket_openai::Server;
 pub use rpc::{MAX_ANSWERS, MAX_REWRITES, MAX_TEMPERATURE, MIN_MASS};

@@ -12,6 +12,6 @@ fn main() {
     let args = Args::parse();
     run("thicket-answer", &args.telemetry, |stop| {
         let config = args.config();
-        async move { App::build(config).await?.run(stop).await }
+        async move { App::build(config?).await?.run(stop).await }
     })
 }

@@ -199,7 +199,7 @@ impl Session<'_> {
 fn tokens(reply: &Reply) -> (usize, usize) {
     match reply {
         Reply::Verdict(verdict) => (verdict.prompt_tokens, 0),
-        Reply::Text(generation) => (generation.prompt_tokens, generation.tokens.len()),
+        Reply::Text(generation) => (generation.prompt_tokens, generation.output_tokens),
         Reply::Loaded(_) | Reply::Unloaded(_) => (0, 0),
     }
 }

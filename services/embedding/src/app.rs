@@ -1,10 +1,11 @@
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::DType;
 use thicket_catalogue::ACTIVATION_RESERVE;
 use thicket_clip::{ClipEmbedder, LoadOptions};
-use thicket_device::{Driver, Need, Place};
+use thicket_device::{Load, Need, Opened, loaded};
 use thicket_engine::Embedder;
 use thicket_proto::v1::embedding_service_server::EmbeddingServiceServer;
 use thicket_runtime::{
@@ -15,9 +16,6 @@ use thicket_runtime::{
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::rpc::{Loaded, Service};
-
-/// Loads a copy of the model, on the thread that will own it.
-type Load = Box<dyn FnOnce() -> Result<Box<dyn Embedder>, String> + Send>;
 
 /// An embedding role whose listeners are open; every copy of the model loads on a thread of its own.
 #[derive(Debug)]
@@ -37,22 +35,15 @@ impl App {
         if !config.model.is_dir() {
             return Err(Failure::BadInput(format!("model folder {} is not there", config.model.display())));
         }
-        let chosen = config.compute.backend().map_err(|error| Failure::BadInput(error.to_string()))?;
-        chosen.announce(&config.name);
-        let dtype = config.compute.dtype();
-        require_room(&config, dtype)?;
-        let loads = config.compute.device.iter().map(|place| {
-            let (name, folder, backend) = (config.name.clone(), config.model.clone(), chosen.backend);
-            let load: Load = Box::new(move || {
-                // On the thread that computes, because a GPU's work is ordered by thread.
-                let device = place.open().map_err(|error| error.to_string())?;
-                let embedder = ClipEmbedder::load(&folder, LoadOptions { name, dtype, device, backend })
-                    .map_err(|error| format!("model {}: {error}", folder.display()))?;
-                Ok(Box::new(embedder))
-            });
-            (place.to_string(), load)
+        let compute = config.compute.prepare(&config.name, |dtype| need(&config.model, dtype));
+        let compute = compute.map_err(|error| Failure::BadInput(error.to_string()))?;
+        let (name, folder) = (config.name.clone(), config.model.clone());
+        let loads = compute.loads(move |Opened { device, dtype, backend }| {
+            let options = LoadOptions { name: name.clone(), dtype, device, backend };
+            let embedder = ClipEmbedder::load(&folder, options)
+                .map_err(|error| format!("model {}: {error}", folder.display()))?;
+            Ok(Box::new(embedder) as Box<dyn Embedder>)
         });
-        let loads = loads.collect();
         Self::start(config, loads).await
     }
 
@@ -70,15 +61,10 @@ impl App {
     /// # Errors
     /// As [`App::build`].
     pub async fn with_replicas(config: Config, embedders: Vec<Box<dyn Embedder>>) -> Result<Self, Failure> {
-        let loads = embedders.into_iter().enumerate().map(|(index, embedder)| {
-            let load: Load = Box::new(move || Ok(embedder));
-            (index.to_string(), load)
-        });
-        let loads = loads.collect();
-        Self::start(config, loads).await
+        Self::start(config, loaded(embedders)).await
     }
 
-    async fn start(config: Config, loads: Vec<(String, Load)>) -> Result<Self, Failure> {
+    async fn start(config: Config, loads: Vec<(String, Load<dyn Embedder>)>) -> Result<Self, Failure> {
         config.validate()?;
         let server = Server::bind(Role::Embedding, &config.role).await?;
         let model = Arc::new(OnceLock::new());
@@ -127,43 +113,17 @@ impl App {
         let grpc = EmbeddingServiceServer::new(self.service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let cannot_load = async {
-            match workers.loaded().await {
-                Ok(()) => std::future::pending().await,
-                Err(reason) => reason,
-            }
-        };
         tokio::select! {
             drained = self.server.serve(Services::new().with(grpc), stop.requested()) => drained?.into_result(),
-            reason = cannot_load => Err(Failure::BadInput(reason)),
+            reason = workers.cannot_load() => Err(Failure::BadInput(reason)),
         }
     }
 }
 
-/// Sees whether the model fits every GPU before any port is opened.
-fn require_room(config: &Config, dtype: DType) -> Result<(), Failure> {
-    if config.compute.device.first() == Place::Cpu {
-        return Ok(());
-    }
-    let values = thicket_clip::stored_values(&config.model)
-        .map_err(|error| Failure::BadInput(format!("model {}: {error}", config.model.display())))?;
+/// What a copy of the model takes.
+fn need(folder: &Path, dtype: DType) -> Result<Need, String> {
+    let values = thicket_clip::stored_values(folder)
+        .map_err(|error| format!("model {}: {error}", folder.display()))?;
     let weights = values.saturating_mul(dtype.size_in_bytes() as u64);
-    let need = Need { weights, caches: 0, work: ACTIVATION_RESERVE };
-    let gpus = config
-        .compute
-        .device
-        .check(dtype, &need, &Driver)
-        .map_err(|error| Failure::BadInput(error.to_string()))?;
-    for (place, gpu) in gpus {
-        tracing::info!(
-            device = %place,
-            gpu = gpu.name,
-            capability = %gpu.capability,
-            free_bytes = gpu.free,
-            needed_bytes = need.total(),
-            dtype = dtype.as_str(),
-            "device has room for the model"
-        );
-    }
-    Ok(())
+    Ok(Need { weights, caches: 0, work: ACTIVATION_RESERVE })
 }

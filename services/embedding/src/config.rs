@@ -138,6 +138,7 @@ impl Config {
             queue_limit: self.queue_limit,
             max_batch: self.batch_tokens,
             max_delay: self.max_delay,
+            stuck_after: self.role.stuck_after,
         }
     }
 }

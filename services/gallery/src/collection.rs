@@ -132,7 +132,7 @@ impl Collection {
         limit: usize,
     ) -> Result<Vec<v1::Ranking>, GalleryError> {
         /// Queries searched before their size is looked at.
-        const QUERIES_AT_ONCE: usize = 32;
+        const QUERIES_AT_ONCE: usize = 64;
         let state = self.state.read();
         let mut bytes = 0;
         let mut rankings = Vec::new();
@@ -276,6 +276,6 @@ fn unknown(collection: &str, id: &str) -> GalleryError {
 fn engine_fault(cause: EngineError) -> GalleryError {
     match cause {
         EngineError::InvalidInput { field, reason } => GalleryError::invalid(field, "INVALID_VECTOR", reason),
-        cause @ EngineError::Internal { .. } => GalleryError::internal("search", cause),
+        cause @ (EngineError::Internal { .. } | EngineError::Unavailable { .. }) => GalleryError::internal("search", cause),
     }
 }

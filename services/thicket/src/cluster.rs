@@ -154,6 +154,9 @@ impl Backends {
         embedding.compute = compute.clone();
         let mut answer = thicket_answer::Config::in_process(models.answer);
         answer.loading = models.loading;
+        if let Some(server) = models.server {
+            answer = answer.served_by(server);
+        }
         answer.data = keep_answers.then(|| data.join("answer"));
         answer.role = RoleConfig { listen: answer_listen, ..role.clone() };
         answer.compute = compute;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use thicket_answer::LoadingArgs;
+use thicket_answer::{DEFAULT_MAX_BATCH, LoadingArgs, ServedArgs, Server};
 use thicket_thi::Settings;
 
 use crate::Failure;
@@ -29,6 +29,8 @@ pub(crate) struct ModelArgs {
     answer_model: Option<PathBuf>,
     #[command(flatten)]
     loading: LoadingArgs,
+    #[command(flatten)]
+    served: ServedArgs,
 }
 
 /// The models of a cluster.
@@ -37,6 +39,8 @@ pub(crate) struct Models {
     pub(crate) embedding: PathBuf,
     pub(crate) answer: PathBuf,
     pub(crate) loading: LoadingArgs,
+    /// Another program that answers instead.
+    pub(crate) server: Option<Server>,
 }
 
 impl ModelArgs {
@@ -65,6 +69,7 @@ impl ModelArgs {
             embedding: folder("embedding-model", &self.embedding_model, EMBEDDING)?,
             answer: folder("answer-model", &self.answer_model, ANSWER)?,
             loading: self.loading.clone(),
+            server: self.served.server(DEFAULT_MAX_BATCH).map_err(Failure::bad_input)?,
         })
     }
 }
@@ -107,7 +112,7 @@ mod tests {
     use super::*;
 
     fn args(models: Option<PathBuf>) -> ModelArgs {
-        ModelArgs { models, embedding_model: None, answer_model: None, loading: LoadingArgs::default() }
+        ModelArgs { models, embedding_model: None, answer_model: None, loading: LoadingArgs::default(), served: ServedArgs::default() }
     }
 
     #[test]

@@ -33,6 +33,12 @@ pub enum DeviceError {
         /// Why not.
         reason: String,
     },
+    /// What a copy of the model takes cannot be told.
+    #[error("the memory that the model needs cannot be told: {reason}")]
+    Unmeasured {
+        /// Why not.
+        reason: String,
+    },
     /// This build or this machine has no such device.
     #[error("device {place} cannot be used: {reason}")]
     Absent {

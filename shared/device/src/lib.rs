@@ -2,6 +2,7 @@
 
 mod backend;
 mod check;
+mod copies;
 mod driver;
 mod error;
 mod place;
@@ -11,6 +12,7 @@ use thicket_onednn::Library;
 
 pub use backend::{ChosenBackend, CpuBackend};
 pub use check::{Capability, Gigabytes, Gpu, Gpus, Need};
+pub use copies::{Compute, Load, Opened, loaded};
 pub use driver::Driver;
 pub use error::DeviceError;
 pub use place::{Place, Places};

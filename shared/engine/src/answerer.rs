@@ -48,8 +48,10 @@ pub enum Finish {
 pub struct Generation {
     /// The decoded text, special tokens left out.
     pub text: String,
-    /// The generated token ids, without the end mark.
+    /// The generated token ids, without the end mark; empty where the model does not tell them.
     pub tokens: Vec<u32>,
+    /// Generated tokens.
+    pub output_tokens: usize,
     /// Tokens of the prompt, image tokens included.
     pub prompt_tokens: usize,
     /// Why it stopped.

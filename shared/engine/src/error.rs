@@ -17,6 +17,14 @@ pub enum EngineError {
         /// The cause, for the log.
         reason: String,
     },
+    /// Another program that does the work is away or overloaded; asking again later may help.
+    #[error("{operation} failed for now: {reason}")]
+    Unavailable {
+        /// What was being done.
+        operation: &'static str,
+        /// The cause.
+        reason: String,
+    },
 }
 
 impl EngineError {

@@ -454,5 +454,5 @@ fn written(
 ) -> std::result::Result<Generation, EngineError> {
     let tokens = std::mem::take(&mut writing.tokens);
     let text = tools.encoder.decode(&tokens).map_err(|cause| EngineError::internal("detokenizing", cause))?;
-    Ok(Generation { text, tokens, prompt_tokens, finish })
+    Ok(Generation { text, output_tokens: tokens.len(), tokens, prompt_tokens, finish })
 }

@@ -79,7 +79,7 @@ impl Health {
     }
 
     /// This health for one of several equals that do the same work, such as `cuda:1`. Of live checks of one name that are
-    /// added for replicas, one that passes is enough: the role goes on with fewer of them.
+    /// added for replicas, one that passes is enough, and so of ready checks: the role goes on with fewer of them.
     #[must_use]
     pub fn of_replica(&self, replica: impl Into<Arc<str>>) -> Self {
         Self { replica: Some(replica.into()), ..self.clone() }
@@ -155,7 +155,7 @@ impl Entry {
 
     /// Whether another of several equals could do this one's work.
     fn stands_in_for(&self, other: &Self) -> bool {
-        self.probe == Probe::Live
+        matches!(self.probe, Probe::Live | Probe::Ready)
             && self.replica.is_some()
             && other.replica.is_some()
             && self.failure.is_none()

@@ -107,6 +107,14 @@ impl<W: Steps> Replicas<W> {
         .await
     }
 
+    /// Resolves with the reason when an engine could not be loaded; never where all could.
+    pub async fn cannot_load(&self) -> String {
+        match self.loaded().await {
+            Ok(()) => std::future::pending().await,
+            Err(reason) => reason,
+        }
+    }
+
     /// Has a job done by the engine with the least to do.
     ///
     /// # Errors

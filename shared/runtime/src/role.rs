@@ -3,6 +3,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::DEFAULT_STUCK_AFTER;
+
 /// How long a draining role keeps serving, so that load balancers notice first.
 pub const DEFAULT_DRAIN_DELAY: Duration = Duration::from_secs(5);
 /// How long a draining role waits for calls in flight.
@@ -93,6 +95,10 @@ pub struct RoleArgs {
     /// Deadline of a streaming call that names none [default: 10m]
     #[arg(long, env = "THICKET_STREAM_DEADLINE", value_name = "TIME", value_parser = parse_duration)]
     pub stream_deadline: Option<Duration>,
+    /// How long one step of a model or a store may take before the role says that it is stuck and gets no new work
+    /// [default: 2m]
+    #[arg(long, env = "THICKET_STUCK_AFTER", value_name = "TIME", value_parser = parse_limit)]
+    pub stuck_after: Option<Duration>,
     /// JSON list of the tokens that may call: `[{"name","sha256","rights":["read"],"collections":["lobby"]}]`; without
     /// it the API is open and must listen on loopback
     #[arg(long, env = "THICKET_TOKENS_FILE", value_name = "FILE")]
@@ -112,6 +118,7 @@ impl RoleArgs {
             drain_timeout: self.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
             unary_deadline: self.unary_deadline.unwrap_or(DEFAULT_UNARY_DEADLINE),
             stream_deadline: self.stream_deadline.unwrap_or(DEFAULT_STREAM_DEADLINE),
+            stuck_after: self.stuck_after.unwrap_or(DEFAULT_STUCK_AFTER),
             tokens_file: self.tokens_file.clone(),
             audit_log: self.audit_log.clone(),
         }
@@ -133,6 +140,8 @@ pub struct RoleConfig {
     pub unary_deadline: Duration,
     /// Deadline of a streaming call that names none. Default: [`DEFAULT_STREAM_DEADLINE`].
     pub stream_deadline: Duration,
+    /// How long one step of an engine may take before it counts as stuck. Default: [`DEFAULT_STUCK_AFTER`].
+    pub stuck_after: Duration,
     /// The tokens that may call; `None` leaves the API open, which only loopback allows.
     pub tokens_file: Option<PathBuf>,
     /// Where the audit log goes; `None` keeps none.
@@ -149,6 +158,7 @@ impl RoleConfig {
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             unary_deadline: DEFAULT_UNARY_DEADLINE,
             stream_deadline: DEFAULT_STREAM_DEADLINE,
+            stuck_after: DEFAULT_STUCK_AFTER,
             tokens_file: None,
             audit_log: None,
         }
@@ -177,6 +187,14 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` is not a time; write a whole number and ms, s, m or h, as in 30s"))
 }
 
+/// As [`parse_duration`], without zero.
+fn parse_limit(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err(format!("`{text}` leaves no time; write at least 1ms")),
+        limit => Ok(limit),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +214,12 @@ mod tests {
         {
             assert!(parse_duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_limit_of_no_time_is_refused() {
+        assert!(parse_limit("0s").is_err());
+        assert_eq!(parse_limit("1ms"), Ok(Duration::from_millis(1)));
     }
 
     #[test]

@@ -8,6 +8,9 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+/// When to ask again where another program that does the work is away.
+const BACKEND_PAUSE: Duration = Duration::from_secs(1);
+
 /// The `domain` of every `ErrorInfo` we send.
 pub const ERROR_DOMAIN: &str = "thicket";
 /// Trailer that tells a gRPC client when to retry, in milliseconds.
@@ -304,6 +307,9 @@ impl From<EngineError> for Fault {
                 Self::InvalidInput { field: field.into(), reason: "INVALID_INPUT".into(), message: reason }
             }
             EngineError::Internal { .. } => Self::internal(error),
+            EngineError::Unavailable { .. } => {
+                Self::unavailable("BACKEND_UNAVAILABLE", error.to_string(), BACKEND_PAUSE)
+            }
         }
     }
 }

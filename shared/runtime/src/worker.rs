@@ -15,6 +15,7 @@ use crate::Fault;
 use crate::call::Deadline;
 use crate::health::{Check, Health, Probe};
 use crate::queue::{self, Queue};
+use crate::watchdog::{Activity, Watchdog};
 
 /// Requests that may wait where nothing else is said.
 pub const DEFAULT_QUEUE_LIMIT: usize = 256;
@@ -84,6 +85,9 @@ pub struct WorkerOptions {
     pub max_batch: usize,
     /// How long the first job of a batch, or the first after a rest, waits for others. Default: [`DEFAULT_MAX_DELAY`].
     pub max_delay: Duration,
+    /// How long one step may take before the engine counts as stuck: it gets no more jobs and the role is not ready. Default:
+    /// [`DEFAULT_STUCK_AFTER`](crate::DEFAULT_STUCK_AFTER).
+    pub stuck_after: Duration,
 }
 
 /// A finished job.
@@ -121,6 +125,7 @@ impl<W: Steps> Drop for Owner<W> {
     fn drop(&mut self) {
         self.0.inner.lock().stage = Stage::Ended;
         self.0.wake.notify_all();
+        self.0.ended.notify_all();
     }
 }
 
@@ -128,12 +133,18 @@ struct Shared<W: Steps> {
     options: WorkerOptions,
     inner: Mutex<Inner<W>>,
     wake: Condvar,
+    /// Wakes the watchdog at the end.
+    ended: Condvar,
     loaded: watch::Sender<Option<Result<(), String>>>,
 }
 
 struct Inner<W: Steps> {
     queue: Queue<Entry<W>>,
     stage: Stage,
+    /// Since when the engine is in a step.
+    stepping: Option<Instant>,
+    /// A step has taken too long and has not ended.
+    stuck: bool,
     /// Jobs that wait inside the engine.
     held: usize,
     /// How long the job took that ended last, for the pause that a full queue asks for.
@@ -206,8 +217,9 @@ impl<W: Steps> queue::Waiting for Entry<W> {
 impl<W: Steps> Worker<W> {
     /// Starts the thread, which loads the engine with `load` and then works.
     ///
-    /// Adds two checks of the worker's name to the role's health: a start-up check that passes when `load` is done, and
-    /// a live check that fails when the engine panics. `load` should include a warm-up.
+    /// Adds three checks of the worker's name to the role's health: a start-up check that passes when `load` is done, a
+    /// ready check that fails while a step takes longer than [`WorkerOptions::stuck_after`], and a live check that fails
+    /// when the engine panics or has been stuck for five times as long. `load` should include a warm-up.
     ///
     /// # Errors
     /// Where the system gives no thread.
@@ -218,14 +230,18 @@ impl<W: Steps> Worker<W> {
     ) -> std::io::Result<Self> {
         let started = health.check(options.name, Probe::Startup);
         let live = health.check(options.name, Probe::Live);
+        let (ready, limit) = (health.check(options.name, Probe::Ready), options.stuck_after);
         let shared = Arc::new(Shared {
             inner: Mutex::new(Inner {
                 queue: Queue::new(options.queue_limit),
                 stage: Stage::Working,
+                stepping: None,
+                stuck: false,
                 held: 0,
                 last_run: Duration::ZERO,
             }),
             wake: Condvar::new(),
+            ended: Condvar::new(),
             loaded: watch::Sender::new(None),
             options,
         });
@@ -235,6 +251,10 @@ impl<W: Steps> Worker<W> {
                 Ok(Ok(work)) => {
                     thread_shared.loaded.send_replace(Some(Ok(())));
                     started.pass();
+                    ready.pass();
+                    if let Err(cause) = watch_over(&thread_shared, Watchdog { limit, ready, live: live.clone() }) {
+                        tracing::warn!(%cause, "no thread to see whether the engine is stuck");
+                    }
                     thread_shared.work(work, &live);
                 }
                 Ok(Err(error)) => thread_shared.fail_loading(&started, error.to_string()),
@@ -256,9 +276,10 @@ impl<W: Steps> Worker<W> {
         }
     }
 
-    /// Whether the engine takes jobs: false from its panic on, and after a failed load.
+    /// Whether the engine takes jobs: false from its panic on, after a failed load, and while it is stuck.
     pub(crate) fn is_working(&self) -> bool {
-        self.owner.0.inner.lock().stage == Stage::Working
+        let inner = self.owner.0.inner.lock();
+        inner.stage == Stage::Working && !inner.stuck
     }
 
     /// Has a job done.
@@ -281,6 +302,16 @@ impl<W: Steps> Worker<W> {
             Err(_) => Err(Fault::DeadlineExceeded),
         }
     }
+}
+
+/// Starts the thread that sees whether the engine is stuck; it ends with the engine.
+fn watch_over<W: Steps>(shared: &Arc<Shared<W>>, watchdog: Watchdog) -> std::io::Result<()> {
+    let shared = shared.clone();
+    let name = format!("{}-watchdog", shared.options.name);
+    std::thread::Builder::new().name(name).spawn(move || {
+        watchdog.run(|wait| shared.activity(wait), |stuck| shared.inner.lock().stuck = stuck);
+    })?;
+    Ok(())
 }
 
 pub(crate) fn lost() -> Fault {
@@ -314,6 +345,9 @@ impl<W: Steps> Shared<W> {
         let mut inner = self.inner.lock();
         if inner.stage != Stage::Working {
             return Err(lost());
+        }
+        if inner.stuck {
+            return Err(Fault::unavailable("ENGINE_STUCK", "the engine of this replica is stuck", PAUSE.1));
         }
         let held = inner.held;
         let outcome = inner.queue.push(entry, held);
@@ -358,6 +392,7 @@ impl<W: Steps> Shared<W> {
                 .map(|(ticket, _)| ticket)
                 .collect();
             let began = Instant::now();
+            self.inner.lock().stepping = Some(began);
             let outcome =
                 catch_unwind(AssertUnwindSafe(|| step(&mut engine, jobs, &given_up, open.is_empty())));
             match outcome {
@@ -397,6 +432,7 @@ impl<W: Steps> Shared<W> {
         }
         let mut inner = self.inner.lock();
         inner.held = held;
+        inner.stepping = None;
         inner.last_run = last_run.unwrap_or(inner.last_run);
         let depth = inner.queue.len() + held;
         drop(inner);
@@ -433,6 +469,19 @@ impl<W: Steps> Shared<W> {
         }
     }
 
+    /// What the engine does after a time, or at once when it has ended.
+    fn activity(&self, wait: Duration) -> Activity {
+        let mut inner = self.inner.lock();
+        if inner.stage == Stage::Working {
+            self.ended.wait_for(&mut inner, wait);
+        }
+        match (inner.stage, inner.stepping) {
+            (Stage::Working, Some(began)) => Activity::Works(began.elapsed()),
+            (Stage::Working, None) => Activity::Rests,
+            (Stage::Dead | Stage::Ended, _) => Activity::Ended,
+        }
+    }
+
     fn fail_loading(&self, started: &Check, reason: String) {
         started.fail(reason.clone());
         self.end(Stage::Dead);
@@ -442,6 +491,7 @@ impl<W: Steps> Shared<W> {
     fn end(&self, stage: Stage) {
         let mut inner = self.inner.lock();
         inner.stage = stage;
+        self.ended.notify_all();
         for entry in inner.queue.drain() {
             let _ = entry.reply.send(Err(lost()));
         }

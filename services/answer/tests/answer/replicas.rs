@@ -57,6 +57,7 @@ impl Answerer for Copy {
             Ask::Text(_) => Answer::Text(Generation {
                 text: String::new(),
                 tokens: Vec::new(),
+                output_tokens: 0,
                 prompt_tokens: 1,
                 finish: Finish::EndOfTurn,
             }),

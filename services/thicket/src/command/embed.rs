@@ -106,7 +106,7 @@ pub(super) fn run(args: EmbedArgs) -> Result<(), Failure> {
 
     let engine = |error: EngineError| match error {
         EngineError::InvalidInput { .. } => Failure::bad_input(error),
-        EngineError::Internal { .. } => Failure::failed(error),
+        EngineError::Internal { .. } | EngineError::Unavailable { .. } => Failure::failed(error),
     };
     let mut text_vectors = embedder.embed_texts(&texts).map_err(engine)?.into_iter();
     let mut image_vectors = embedder.embed_images(&images).map_err(engine)?.into_iter();

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use crate::support::{config, soon, start, text};
+use crate::support::{config, soon, start, text, worker_options};
 use thicket_runtime::{Batches, Deadline, Fault, PUSHBACK, Role, Server, Work, Worker, WorkerOptions};
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -87,7 +87,7 @@ async fn a_panic_in_a_handler_fails_that_call_only() {
 #[tokio::test]
 async fn an_engine_that_cannot_load_says_why_and_never_starts() {
     let server = Server::bind(Role::Answer, &config()).await.expect("bound");
-    let options = WorkerOptions { name: "model", queue_limit: 1, max_batch: 1, max_delay: Duration::ZERO };
+    let options = worker_options(1, 1);
     let worker: Worker<Batches<Sums>> =
         Worker::spawn(options, &server.health(), || Err("tensor `visual.proj` is missing"))
             .expect("a thread");
@@ -95,6 +95,9 @@ async fn an_engine_that_cannot_load_says_why_and_never_starts() {
     assert!(!server.health().snapshot().ready);
     assert!(matches!(worker.submit(1, soon()).await, Err(Fault::Unavailable { .. })));
 }
+
+/// Long enough for any machine; nothing waits for its end.
+const WAIT: Duration = Duration::from_secs(20);
 
 /// Answers each number with the sum of its batch.
 struct Sums {
@@ -124,7 +127,7 @@ async fn jobs_that_wait_together_run_together_by_kind_up_to_the_limit() {
     let server = Server::bind(Role::Answer, &config()).await.expect("bound");
     let gate = Arc::new(Barrier::new(2));
     let engine = Sums { gate: Some(gate.clone()) };
-    let options = WorkerOptions { name: "model", queue_limit: 16, max_batch: 2, max_delay: Duration::ZERO };
+    let options = worker_options(16, 2);
     let worker = Worker::spawn(options, &server.health(), move || Ok::<_, String>(Batches::of(engine)))
         .expect("a thread");
     let first = worker.clone();
@@ -144,4 +147,44 @@ async fn jobs_that_wait_together_run_together_by_kind_up_to_the_limit() {
     let (a, b, c, d, e, ()) = tokio::join!(submit(10), submit(3), submit(20), submit(5), submit(30), release);
     assert_eq!([a, b, c, d, e], [Ok(30), Ok(8), Ok(30), Ok(8), Ok(30)]);
     assert_eq!(first.await.expect("no panic").map(|done| done.output), Ok(1));
+}
+
+#[tokio::test]
+async fn a_stuck_engine_takes_no_jobs_and_is_not_ready_until_it_goes_on() {
+    let server = Server::bind(Role::Answer, &config()).await.expect("bound");
+    let (health, gate) = (server.health(), Arc::new(Barrier::new(2)));
+    let engine = Sums { gate: Some(gate.clone()) };
+    let options = WorkerOptions { stuck_after: Duration::from_millis(20), ..worker_options(16, 2) };
+    let worker = Worker::spawn(options, &health, move || Ok::<_, String>(Batches::of(engine))).expect("a thread");
+    let held = worker.clone();
+    let held = tokio::spawn(async move { held.submit(1, soon()).await });
+    let meet = |gate: Arc<Barrier>| tokio::task::spawn_blocking(move || gate.wait());
+    meet(gate.clone()).await.expect("busy");
+    let ready = |wanted| {
+        let mut health = health.subscribe();
+        async move { _ = health.wait_for(|now| now.ready == wanted).await.expect("health") }
+    };
+    tokio::time::timeout(WAIT, ready(false)).await.expect("it is stuck");
+    let refused = worker.submit(3, soon()).await.expect_err("it takes nothing");
+    assert!(matches!(refused, Fault::Unavailable { .. }), "{refused:?}");
+    meet(gate).await.expect("let go");
+    assert_eq!(held.await.expect("no panic").map(|done| done.output), Ok(1));
+    tokio::time::timeout(WAIT, ready(true)).await.expect("it goes on");
+    assert_eq!(worker.submit(3, soon()).await.map(|done| done.output), Ok(3));
+}
+
+#[tokio::test]
+async fn an_engine_that_stays_stuck_asks_for_a_restart() {
+    let server = Server::bind(Role::Answer, &config()).await.expect("bound");
+    let (health, gate) = (server.health(), Arc::new(Barrier::new(2)));
+    let engine = Sums { gate: Some(gate.clone()) };
+    let options = WorkerOptions { stuck_after: Duration::from_millis(5), ..worker_options(16, 2) };
+    let worker = Worker::spawn(options, &health, move || Ok::<_, String>(Batches::of(engine))).expect("a thread");
+    let held = tokio::spawn(async move { worker.submit(1, soon()).await });
+    let mut state = health.subscribe();
+    let lost = state.wait_for(|now| !now.live);
+    tokio::time::timeout(WAIT, lost).await.expect("it is given up").expect("health");
+    gate.wait();
+    gate.wait();
+    assert!(held.await.expect("no panic").is_ok());
 }

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thicket_engine::Ticket;
-use thicket_runtime::{Deadline, Fault, Role, Server, Stepped, Steps, Worker, WorkerOptions};
+use thicket_runtime::{Deadline, Fault, Role, Server, Stepped, Steps, Worker};
 
-use crate::support::{config, soon};
+use crate::support::{config, soon, worker_options};
 
 /// What the test lets happen and sees.
 #[derive(Default)]
@@ -78,7 +78,7 @@ async fn worker(steps: usize, queue_limit: usize) -> (Worker<Counter>, Arc<Mutex
     let server = Server::bind(Role::Answer, &config()).await.unwrap();
     let window = Arc::new(Mutex::new(Window { steps, cancelled: 0 }));
     let engine = Counter { window: window.clone(), waiting: Vec::new(), running: Vec::new(), done: 0 };
-    let options = WorkerOptions { name: "model", queue_limit, max_batch: 1, max_delay: Duration::ZERO };
+    let options = worker_options(queue_limit, 1);
     let worker = Worker::spawn(options, &server.health(), move || Ok::<_, String>(engine)).unwrap();
     (worker, window, server)
 }

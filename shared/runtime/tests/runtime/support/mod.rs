@@ -11,6 +11,7 @@ use thicket_proto::v1::embedding_service_client::EmbeddingServiceClient;
 use thicket_proto::v1::embedding_service_server::{EmbeddingService, EmbeddingServiceServer};
 use thicket_proto::v1::*;
 use thicket_runtime::{
+    DEFAULT_STUCK_AFTER,
     Batches, Call, Deadline, Drained, Fault, Health, Peer, Right, RoleConfig, Server, Services, StartError,
     Stop, StopHandle, Work, Worker, WorkerOptions,
 };
@@ -122,6 +123,17 @@ pub(crate) struct Running {
     pub(crate) hold: Arc<std::sync::Barrier>,
 }
 
+/// A worker that waits for nobody.
+pub(crate) fn worker_options(queue_limit: usize, max_batch: usize) -> WorkerOptions {
+    WorkerOptions {
+        name: "model",
+        queue_limit,
+        max_batch,
+        max_delay: Duration::ZERO,
+        stuck_after: DEFAULT_STUCK_AFTER,
+    }
+}
+
 pub(crate) fn config() -> RoleConfig {
     RoleConfig { admin_listen: Some(([127, 0, 0, 1], 0).into()), ..RoleConfig::in_process() }
 }
@@ -132,7 +144,7 @@ pub(crate) async fn start(config: &RoleConfig) -> Running {
     let health = server.health();
     let hold = Arc::new(std::sync::Barrier::new(2));
     let engine = Engine { hold: hold.clone() };
-    let options = WorkerOptions { name: "model", queue_limit: 1, max_batch: 1, max_delay: Duration::ZERO };
+    let options = worker_options(1, 1);
     let worker =
         Worker::spawn(options, &health, move || Ok::<_, String>(Batches::of(engine))).expect("a thread");
     worker.loaded().await.expect("loaded");
