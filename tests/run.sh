@@ -43,8 +43,30 @@ prepare() {
     install_onednn
     # Where it is installed, a test that cannot open it fails instead of saying so.
     if is_installed libdnnl2; then export THICKET_TEST_ONEDNN=required; fi
+    fetch_etcd
+    if [ -x "$TOOLS/bin/etcd" ] || command -v etcd >/dev/null; then export THICKET_TEST_ETCD=required; fi
     require_rust
     fetch_crates
+}
+
+# The tests of discovery start etcd. The program alone is taken from its package, because the package would start a service.
+fetch_etcd() {
+    if [ -x "$TOOLS/bin/etcd" ] || command -v etcd >/dev/null || ! command -v apt-get >/dev/null; then return 0; fi
+    refresh_package_lists
+    if [ -z "$(apt_candidate etcd-server)" ]; then
+        say "etcd (etcd-server) is not to be had here: the tests that start it check nothing"
+        return 0
+    fi
+    say "unpacking etcd from its package into target/tools"
+    local folder
+    folder=$(mktemp -d)
+    if ! (cd "$folder" && apt-get -q download etcd-server && dpkg-deb -x etcd-server_*.deb .) >"$folder/log" 2>&1; then
+        tail -n 20 "$folder/log" >&2
+        rm -rf "$folder"
+        die 1 "the package etcd-server could not be downloaded"
+    fi
+    install -D -m 755 "$folder/usr/bin/etcd" "$TOOLS/bin/etcd"
+    rm -rf "$folder"
 }
 
 check_scripts() {

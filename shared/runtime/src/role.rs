@@ -15,7 +15,7 @@ pub const DEFAULT_UNARY_DEADLINE: Duration = Duration::from_secs(30);
 pub const DEFAULT_STREAM_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A part of the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Texts and images to vectors.
     Embedding,
@@ -28,6 +28,14 @@ pub enum Role {
 }
 
 impl Role {
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Embedding, Self::Gallery, Self::Answer, Self::Coordinator];
+
+    /// The role of that lower-case name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+
     /// Lower-case name.
     pub fn name(self) -> &'static str {
         match self {
@@ -223,9 +231,16 @@ mod tests {
     }
 
     #[test]
+    fn a_role_is_found_by_its_name() {
+        for role in Role::ALL {
+            assert_eq!(Role::named(role.name()), Some(role));
+        }
+        assert_eq!(Role::named("Gallery"), None);
+    }
+
+    #[test]
     fn every_role_has_ports_of_its_own() {
-        let roles = [Role::Embedding, Role::Gallery, Role::Answer, Role::Coordinator];
-        let mut ports: Vec<u16> = roles
+        let mut ports: Vec<u16> = Role::ALL
             .iter()
             .flat_map(|role| [role.default_listen().port(), role.default_admin_listen().port()])
             .collect();

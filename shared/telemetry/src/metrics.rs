@@ -45,6 +45,8 @@ pub struct Instruments {
     pub thi_questions: Counter<u64>,
     pub gallery_vectors: Gauge<u64>,
     pub discovery_connected: Gauge<u64>,
+    pub discovery_members: Gauge<u64>,
+    pub discovery_ignored: Counter<u64>,
     pub export_failures: Counter<u64>,
 }
 
@@ -153,6 +155,12 @@ impl Instruments {
             thi_questions: counter(names::THI_QUESTIONS, "{question}", "Questions asked in the interaction."),
             gallery_vectors: gauge(names::GALLERY_VECTORS, "{vector}", "Vectors held by a collection."),
             discovery_connected: gauge(names::DISCOVERY_CONNECTED, "", "1 while discovery is connected."),
+            discovery_members: gauge(names::DISCOVERY_MEMBERS, "{member}", "Members of the cluster known."),
+            discovery_ignored: counter(
+                names::DISCOVERY_IGNORED,
+                "{registration}",
+                "Registrations that were ignored.",
+            ),
             export_failures: counter(
                 names::EXPORT_FAILURES,
                 "{batch}",
@@ -290,6 +298,8 @@ mod tests {
         all.thi_questions.add(1, &[]);
         all.gallery_vectors.record(9, &[]);
         all.discovery_connected.record(1, &[]);
+        all.discovery_members.record(3, &[]);
+        all.discovery_ignored.add(1, &[]);
 
         let text = prometheus_text();
         for name in [
@@ -316,6 +326,8 @@ mod tests {
             "thicket_thi_questions_total",
             "thicket_gallery_vectors",
             "thicket_discovery_connected",
+            "thicket_discovery_members",
+            "thicket_discovery_ignored_total",
         ] {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing in\n{text}");
         }

@@ -47,8 +47,12 @@ pub const CPU_BACKEND: &str = "thicket.cpu.backend";
 pub const THI_QUESTIONS: &str = "thicket.thi.questions";
 /// Gauge, vectors held by a collection.
 pub const GALLERY_VECTORS: &str = "thicket.gallery.vectors";
-/// Gauge, 1 while discovery is connected.
+/// Gauge, 1 while discovery is connected, by [`PART`].
 pub const DISCOVERY_CONNECTED: &str = "thicket.discovery.connected";
+/// Gauge, members known, by [`ROLE`].
+pub const DISCOVERY_MEMBERS: &str = "thicket.discovery.members";
+/// Counter, registrations ignored, by [`REASON`].
+pub const DISCOVERY_IGNORED: &str = "thicket.discovery.ignored";
 /// Counter, batches of spans that could not be exported.
 pub const EXPORT_FAILURES: &str = "thicket.telemetry.export.failures";
 
@@ -80,7 +84,11 @@ pub const BACKEND: &str = "backend";
 pub const REPLICA: &str = "replica";
 /// Stage of the work that is batched.
 pub const STAGE: &str = "stage";
-/// Why a request was refused.
+/// `members` (the list of the others) or `registration` (this process in it).
+pub const PART: &str = "part";
+/// `embedding`, `gallery`, `answer` or `coordinator`.
+pub const ROLE: &str = "role";
+/// Why a request was refused, or a registration ignored.
 pub const REASON: &str = "reason";
 /// State of a replica.
 pub const STATE: &str = "state";

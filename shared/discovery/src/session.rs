@@ -1,0 +1,119 @@
+use std::time::Duration;
+
+use etcd_client::Client;
+use tokio::time::timeout;
+
+use crate::backoff::Backoff;
+use crate::config::{ConfigError, EtcdConfig};
+use crate::shown;
+
+/// Why a session with etcd ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{endpoint}: {what}: no answer in {limit:?}")]
+    Timeout { endpoint: String, what: &'static str, limit: Duration },
+    #[error("{endpoint}: {what}: {reason}")]
+    Etcd { endpoint: String, what: &'static str, reason: String },
+    #[error("{endpoint}: the lease is gone")]
+    LeaseLost { endpoint: String },
+}
+
+/// Makes sessions with one endpoint after the other, starting with any.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    config: EtcdConfig,
+    next: usize,
+    backoff: Backoff,
+    limit: Duration,
+}
+
+/// A connection to one endpoint, whose every answer is awaited for a limited time.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) endpoint: String,
+    pub(crate) limit: Duration,
+}
+
+impl Dialer {
+    /// Sessions that wait at most `limit` for an answer.
+    pub(crate) fn new(config: EtcdConfig, limit: Duration) -> Self {
+        let mut backoff = Backoff::new(config.timing.first_wait, config.timing.longest_wait);
+        let next = backoff.pick(config.endpoints.len().max(1));
+        Self { config, next, backoff, limit }
+    }
+
+    /// A session with the next endpoint. Without a user this makes no call yet.
+    pub(crate) async fn dial(&mut self) -> Result<Session, SessionError> {
+        let options = self.config.options()?;
+        let count = self.config.endpoints.len();
+        let Some(endpoint) = self.config.endpoints.get(self.next % count.max(1)) else {
+            return Err(ConfigError::NoEndpoint.into());
+        };
+        let endpoint = endpoint.to_string();
+        self.next = (self.next + 1) % count;
+        let connecting = Client::connect([&endpoint], Some(options));
+        let client = bounded(&endpoint, "connect", self.limit, connecting).await?;
+        Ok(Session { client, endpoint, limit: self.limit })
+    }
+
+    /// Waits before the next attempt, after a session that lasted so long.
+    pub(crate) async fn wait(&mut self, lasted: Duration) {
+        tokio::time::sleep(self.backoff.after(lasted)).await;
+    }
+}
+
+impl Session {
+    /// The answer to a call, or why there is none.
+    pub(crate) async fn answer<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, SessionError> {
+        bounded(&self.endpoint, what, self.limit, call).await
+    }
+
+    pub(crate) fn error(&self, what: &'static str, reason: &str) -> SessionError {
+        SessionError::Etcd { endpoint: self.endpoint.clone(), what, reason: shown(reason) }
+    }
+
+    pub(crate) fn timed_out(&self, what: &'static str) -> SessionError {
+        SessionError::Timeout { endpoint: self.endpoint.clone(), what, limit: self.limit }
+    }
+
+    pub(crate) fn lease_lost(&self) -> SessionError {
+        SessionError::LeaseLost { endpoint: self.endpoint.clone() }
+    }
+}
+
+async fn bounded<T>(
+    endpoint: &str,
+    what: &'static str,
+    limit: Duration,
+    call: impl Future<Output = Result<T, etcd_client::Error>>,
+) -> Result<T, SessionError> {
+    match timeout(limit, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => {
+            Err(SessionError::Etcd { endpoint: endpoint.to_owned(), what, reason: reason(&error) })
+        }
+        Err(_) => Err(SessionError::Timeout { endpoint: endpoint.to_owned(), what, limit }),
+    }
+}
+
+/// One line, with the causes that tonic keeps to itself.
+fn reason(error: &etcd_client::Error) -> String {
+    let (mut reason, mut cause) = match error {
+        etcd_client::Error::GRpcStatus(status) => {
+            (status.message().to_owned(), std::error::Error::source(status))
+        }
+        etcd_client::Error::TransportError(error) => (error.to_string(), std::error::Error::source(error)),
+        error => (error.to_string(), None),
+    };
+    while let Some(inner) = cause {
+        reason += &format!(": {inner}");
+        cause = inner.source();
+    }
+    shown(&reason)
+}

@@ -1,0 +1,38 @@
+use tokio::sync::oneshot;
+
+use crate::DiscoveryError;
+
+/// Work on a thread and a current-thread runtime of its own. It ends at once, wherever it is, when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    _stop: oneshot::Sender<()>,
+}
+
+impl Thread {
+    /// Starts a thread that runs what `work` makes.
+    pub(crate) fn start<F>(
+        name: &'static str,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<Self, DiscoveryError>
+    where
+        F: Future<Output = ()>,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(DiscoveryError::Thread)?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let body = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stopped => {}
+                    () = work() => {}
+                }
+            });
+            // A look-up of a name that hangs in the system's resolver must not hold the thread.
+            runtime.shutdown_background();
+        };
+        std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(DiscoveryError::Thread)?;
+        Ok(Self { _stop: stop })
+    }
+}
