@@ -1,0 +1,434 @@
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use opentelemetry::KeyValue;
+use parking_lot::Mutex;
+use thicket_discovery::{Member, Members};
+use thicket_dispatch::{
+    Action, AfterFailure, Dispatcher, ImageKey, Kind, Lane, ReplicaId, ReplicaState, Ticket, Urgency,
+};
+use thicket_runtime::{Deadline, Fault, Peer, PeerError, Role};
+use thicket_telemetry::{instruments, names};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::replica;
+
+/// How long calls wait for a replica to appear where none serves.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How replicas are called.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Queues, retries, affinity.
+    pub dispatch: thicket_dispatch::Settings,
+    /// How long calls wait for a replica to appear where none serves. Default: 2 s.
+    pub patience: Duration,
+    /// Bearer token sent with every call; `None` sends none.
+    pub token: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { dispatch: thicket_dispatch::Settings::default(), patience: PATIENCE, token: None }
+    }
+}
+
+/// Why an upstream cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The dispatcher's settings.
+    #[error(transparent)]
+    Settings(#[from] thicket_dispatch::SettingsError),
+    /// The token.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+}
+
+/// What a call is to the dispatcher.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// Where it waits.
+    pub lane: Lane,
+    /// Who waits for it.
+    pub urgency: Urgency,
+    /// The image it is about, whose replica it should go to.
+    pub image: Option<ImageKey>,
+    /// What it is compared with to call it late.
+    pub kind: Kind,
+}
+
+impl Default for Ask {
+    /// Somebody waits for it, and any replica will do.
+    fn default() -> Self {
+        Self { lane: Lane::High, urgency: Urgency::Interactive, image: None, kind: Kind(0) }
+    }
+}
+
+/// The replicas of one role. Cheap to clone; following them ends with the last clone.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    pub(crate) shared: Arc<Shared>,
+    _tasks: Arc<JoinSet<()>>,
+}
+
+/// What a caller is told about its question.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Send a copy.
+    Send { replica: ReplicaId, peer: Peer },
+    /// Drop the copy that this replica has.
+    Stop(ReplicaId),
+    /// Give up.
+    End(Fault),
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) role: Role,
+    pub(crate) patience: Duration,
+    token: Option<String>,
+    epoch: Instant,
+    state: Mutex<State>,
+    /// Time alone may change something at another moment than before.
+    stirred: Notify,
+    /// How many replicas can be sent questions; `None` until every first member has been tried.
+    serving: watch::Sender<Option<usize>>,
+}
+
+#[derive(Debug)]
+struct State {
+    dispatcher: Dispatcher,
+    peers: HashMap<ReplicaId, Peer>,
+    callers: HashMap<Ticket, mpsc::UnboundedSender<Order>>,
+    /// First members that have not been tried yet.
+    untried: usize,
+}
+
+impl Upstream {
+    /// Begins to follow the members of a role. Must be called inside a tokio runtime; no connection is open yet.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] for settings or a token that cannot be used.
+    pub fn follow(
+        role: Role,
+        members: watch::Receiver<Arc<Members>>,
+        settings: Settings,
+    ) -> Result<Self, UpstreamError> {
+        if let Some(token) = &settings.token {
+            // A token that cannot be sent is found out here and not at the first member.
+            Peer::lazy("http://127.0.0.1:1", Some(token))?;
+        }
+        let shared = Arc::new(Shared {
+            role,
+            patience: settings.patience,
+            token: settings.token,
+            epoch: Instant::now(),
+            state: Mutex::new(State {
+                dispatcher: Dispatcher::new(settings.dispatch)?,
+                peers: HashMap::new(),
+                callers: HashMap::new(),
+                untried: members.borrow().of(role).len(),
+            }),
+            stirred: Notify::new(),
+            serving: watch::Sender::new(None),
+        });
+        shared.update(|_, _| ());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keep_time(shared.clone()));
+        tasks.spawn(follow_members(shared.clone(), members));
+        Ok(Self { shared, _tasks: Arc::new(tasks) })
+    }
+
+    /// Replicas that can be sent questions.
+    pub fn serving(&self) -> usize {
+        self.shared.serving.borrow().unwrap_or(0)
+    }
+
+    /// One replica that serves, the same as long as it does: for calls that must not be made twice.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`] where none serves, [`Fault::DeadlineExceeded`].
+    pub async fn one(&self, deadline: Deadline) -> Result<Peer, Fault> {
+        let shared = &self.shared;
+        let found = async {
+            let mut serving = shared.serving.subscribe();
+            loop {
+                if let Some(peer) = shared.first_serving() {
+                    return peer;
+                }
+                if serving.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            peer = found => Ok(peer),
+            () = shared.abandoned() => Err(shared.no_replica()),
+            () = deadline.passed() => Err(Fault::DeadlineExceeded),
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// Changes something, tells callers what follows from it, and says how many replicas serve.
+    fn update<T>(&self, change: impl FnOnce(&mut State, Duration) -> T) -> T {
+        let mut state = self.state.lock();
+        let changed = change(&mut state, self.now());
+        while let Some(action) = state.dispatcher.poll(self.now()) {
+            state.act(action, self.role);
+        }
+        let open = |view: &thicket_dispatch::ReplicaView| view.state != ReplicaState::Draining;
+        let serving = state.dispatcher.replicas().filter(open).count();
+        let known = serving > 0 || state.untried == 0;
+        for lane in Lane::ALL {
+            let labels = [KeyValue::new(names::LANE, format!("{}-{lane}", self.role))];
+            instruments().queue_depth.record(state.dispatcher.waiting(lane) as u64, &labels);
+        }
+        drop(state);
+        self.serving.send_if_modified(|before| {
+            let now = known.then_some(serving);
+            let modified = *before != now;
+            *before = now;
+            modified
+        });
+        self.stirred.notify_one();
+        changed
+    }
+
+    /// Resolves when no replica has served for as long as calls wait for one.
+    pub(crate) async fn abandoned(&self) {
+        let mut serving = self.serving.subscribe();
+        loop {
+            let nobody = |count: &Option<usize>| *count == Some(0);
+            if serving.wait_for(nobody).await.is_err() {
+                return std::future::pending().await;
+            }
+            let somebody = serving.wait_for(|count| !nobody(count));
+            if tokio::time::timeout(self.patience, somebody).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn no_replica(&self) -> Fault {
+        Fault::unavailable("NO_REPLICA", format!("no {} replica serves", self.role), self.patience)
+    }
+
+    fn first_serving(&self) -> Option<Peer> {
+        let state = self.state.lock();
+        let mut views = state.dispatcher.replicas().filter(|view| view.state != ReplicaState::Draining);
+        views.find_map(|view| state.peers.get(&view.id).cloned())
+    }
+
+    /// Lets a question wait.
+    pub(crate) fn submit(
+        &self,
+        ask: Ask,
+        deadline: Deadline,
+    ) -> Result<(Ticket, mpsc::UnboundedReceiver<Order>), Fault> {
+        let (caller, orders) = mpsc::unbounded_channel();
+        let ticket = self.update(|state, now| {
+            let left = deadline.remaining().unwrap_or_default();
+            let question = thicket_dispatch::Question {
+                lane: ask.lane,
+                urgency: ask.urgency,
+                deadline: Some(now + left),
+                image: ask.image,
+                kind: ask.kind,
+            };
+            let ticket = state.dispatcher.submit(question, now)?;
+            state.callers.insert(ticket, caller);
+            Ok(ticket)
+        });
+        match ticket {
+            Ok(ticket) => Ok((ticket, orders)),
+            Err(thicket_dispatch::Refused::Expired { .. }) => Err(Fault::DeadlineExceeded),
+            Err(full @ thicket_dispatch::Refused::Full { retry_after, .. }) => {
+                instruments().admission_rejected.add(1, &[KeyValue::new(names::REASON, "QUEUE_FULL")]);
+                Err(Fault::exhausted("QUEUE_FULL", format!("{} role: {full}", self.role), retry_after))
+            }
+        }
+    }
+
+    /// A copy has been answered; other copies are told to stop.
+    pub(crate) fn answered(&self, ticket: Ticket, replica: ReplicaId) {
+        self.update(|state, now| {
+            // The caller has its answer, whatever the dispatcher thinks of it, and drops its other copies by itself.
+            let _ = state.dispatcher.answered(ticket, replica, now);
+        });
+    }
+
+    pub(crate) fn failed(
+        &self,
+        ticket: Ticket,
+        replica: ReplicaId,
+        failure: thicket_dispatch::Failure,
+    ) -> AfterFailure {
+        self.update(|state, now| state.dispatcher.failed(ticket, replica, failure, now))
+    }
+
+    /// A caller has gone.
+    pub(crate) fn forget(&self, ticket: Ticket) {
+        self.update(|state, _| {
+            state.callers.remove(&ticket);
+            state.dispatcher.cancel(ticket)
+        });
+    }
+
+    /// A replica serves.
+    pub(crate) fn joined(&self, replica: ReplicaId, member: &Member, peer: &Peer) {
+        self.update(|state, now| {
+            state.leave(replica, now, self.role);
+            let capacity = NonZeroU32::new(member.capacity).unwrap_or(NonZeroU32::MIN);
+            // It has just left, so it cannot be there.
+            let _ = state.dispatcher.join(replica, capacity);
+            state.peers.insert(replica, peer.clone());
+        });
+        tracing::info!(role = %self.role, address = %member.address, "replica serves");
+    }
+
+    /// A replica takes nothing new; what it has it may finish.
+    pub(crate) fn drained(&self, replica: ReplicaId) {
+        // Unknown where it never served.
+        self.update(|state, _| _ = state.dispatcher.drain(replica));
+    }
+
+    /// A replica is lost: what it had goes elsewhere.
+    pub(crate) fn left(&self, replica: ReplicaId) {
+        self.update(|state, now| {
+            state.leave(replica, now, self.role);
+            state.peers.remove(&replica);
+        });
+    }
+
+    /// A first member has been tried.
+    pub(crate) fn tried(&self) {
+        self.update(|state, _| state.untried = state.untried.saturating_sub(1));
+    }
+
+    /// Questions that a replica has; `None` where it is not known.
+    pub(crate) fn in_flight(&self, replica: ReplicaId) -> Option<usize> {
+        let state = self.state.lock();
+        let view = state.dispatcher.replicas().find(|view| view.id == replica)?;
+        Some(view.in_flight)
+    }
+
+    fn wake_at(&self) -> Option<Duration> {
+        self.state.lock().dispatcher.wake_at()
+    }
+
+    pub(crate) fn peer(&self, member: &Member) -> Result<Peer, PeerError> {
+        Peer::lazy(&member.address.to_string(), self.token.as_deref())
+    }
+}
+
+impl State {
+    fn act(&mut self, action: Action, role: Role) {
+        match action {
+            Action::Ask { ticket, replica, .. } => {
+                let sent = self.peers.get(&replica).is_some_and(|peer| {
+                    let order = Order::Send { replica, peer: peer.clone() };
+                    self.callers.get(&ticket).is_some_and(|caller| caller.send(order).is_ok())
+                });
+                if !sent {
+                    // Its caller is about to cancel it.
+                    self.dispatcher.cancel(ticket);
+                    tracing::debug!(%role, %ticket, "nobody waits for this question");
+                }
+            }
+            Action::Expire { ticket, .. } => self.tell(ticket, Order::End(Fault::DeadlineExceeded)),
+        }
+    }
+
+    fn tell(&self, ticket: Ticket, order: Order) {
+        if let Some(caller) = self.callers.get(&ticket) {
+            // A caller that has gone needs no orders.
+            let _ = caller.send(order);
+        }
+    }
+
+    /// Takes a replica out, if it is in; its questions go elsewhere.
+    fn leave(&mut self, replica: ReplicaId, now: Duration, role: Role) {
+        let Ok(fates) = self.dispatcher.leave(replica, now) else { return };
+        for (ticket, fate) in fates {
+            self.tell(ticket, Order::Stop(replica));
+            if let AfterFailure::Ended { reason, .. } = fate {
+                let message = format!("the {role} role was lost in a call: {reason}");
+                let fault = Fault::unavailable("PEER_LOST", message, Duration::ZERO);
+                self.tell(ticket, Order::End(fault));
+            }
+        }
+    }
+}
+
+/// Lets the dispatcher know when time alone has changed something.
+async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        let stirred = shared.stirred.notified();
+        match shared.wake_at() {
+            Some(at) => {
+                let wait = at.saturating_sub(shared.now());
+                if tokio::time::timeout(wait, stirred).await.is_err() {
+                    shared.update(|_, _| ());
+                }
+            }
+            None => stirred.await,
+        }
+    }
+}
+
+/// One task for each member, as long as it is one.
+async fn follow_members(shared: Arc<Shared>, mut members: watch::Receiver<Arc<Members>>) {
+    let mut tasks = JoinSet::new();
+    let mut known: HashMap<ReplicaId, (Member, watch::Sender<bool>)> = HashMap::new();
+    let mut first = true;
+    loop {
+        let now = members.borrow_and_update().clone();
+        let present: HashMap<ReplicaId, &Member> = now.of(shared.role).iter().map(|m| (name_of(m), m)).collect();
+        // A member that says something else of itself than before is another one.
+        known.retain(|id, (member, gone)| {
+            let stays = present.get(id).is_some_and(|now| *now == member);
+            if !stays {
+                gone.send_replace(true);
+            }
+            stays
+        });
+        for (id, member) in present {
+            if known.contains_key(&id) {
+                continue;
+            }
+            match shared.peer(member) {
+                Ok(peer) => {
+                    let (gone, is_gone) = watch::channel(false);
+                    known.insert(id, (member.clone(), gone));
+                    tasks.spawn(replica::follow(shared.clone(), id, member.clone(), peer, first, is_gone));
+                }
+                Err(error) => {
+                    tracing::warn!(role = %shared.role, %error, "member cannot be called");
+                    if first {
+                        shared.tried();
+                    }
+                }
+            }
+        }
+        first = false;
+        tokio::select! {
+            changed = members.changed() => if changed.is_err() { break },
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+    // The directory has ended: the members stay as they were last known.
+    while tasks.join_next().await.is_some() {}
+}
+
+/// The same over a restart, and for every caller, where the instance or the address is.
+fn name_of(member: &Member) -> ReplicaId {
+    ReplicaId::of(&format!("{} {}", member.instance, member.address))
+}
