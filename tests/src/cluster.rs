@@ -56,9 +56,9 @@ impl Cluster {
         answer_config.max_output_tokens = options.max_output_tokens;
         let answer = thicket_answer::App::build(answer_config).await?;
         let peers = thicket_coordinator::Peers {
-            embedding: url(embedding.grpc_addr()),
+            embedding: vec![url(embedding.grpc_addr())],
             gallery: url(gallery.grpc_addr()),
-            answer: url(answer.grpc_addr()),
+            answer: vec![url(answer.grpc_addr())],
             token: None,
         };
         let coordinator_config = thicket_coordinator::Config::in_process(peers);

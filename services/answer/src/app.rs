@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::DType;
 use thicket_catalogue::ACTIVATION_RESERVE;
 use thicket_device::{Load, Need, Opened, loaded};
+use thicket_discovery::{Announcement, MAX_CAPACITY, Member};
 use thicket_engine::Answerer;
 use thicket_openai::{OpenAiAnswerer, Server};
 use thicket_proto::v1::answer_service_server::AnswerServiceServer;
@@ -26,6 +27,8 @@ type Loads = Vec<(String, Load<dyn Answerer>)>;
 #[derive(Debug)]
 pub struct App {
     server: thicket_runtime::Server,
+    announcement: Option<Announcement>,
+    capacity: u32,
     service: Service,
 }
 
@@ -67,6 +70,10 @@ impl App {
         let prompts = Arc::new(config.read_prompts()?);
         let at_start = config.loading.check()?;
         let server = thicket_runtime::Server::bind(Role::Answer, &config.role).await?;
+        let announcement = config.discovery.announcement(Role::Answer, server.grpc_addr())?;
+        // What is in work, and as much again that waits, so that a step never runs dry.
+        let capacity = config.budgets.sequences.saturating_mul(2 * loads.len());
+        let capacity = u32::try_from(capacity).unwrap_or(MAX_CAPACITY).clamp(1, MAX_CAPACITY);
         let archive = match &config.data {
             Some(folder) => Archive::open(folder, config.answer_cache_bytes, &server.health()).await?,
             None => {
@@ -103,7 +110,7 @@ impl App {
             archive,
             max_output_tokens: config.max_output_tokens,
         };
-        Ok(Self { server, service })
+        Ok(Self { server, announcement, capacity, service })
     }
 
     /// Where the API listens.
@@ -127,13 +134,24 @@ impl App {
     /// [`Failure::BadInput`] where the model cannot be loaded, [`Failure::Failed`] where the drain limit cut calls off.
     pub async fn run(self, stop: Stop) -> Result<(), Failure> {
         let workers = self.service.model.workers.clone();
+        let (model, capacity) = (self.service.model.clone(), self.capacity);
+        let describe = move |member: &mut Member| {
+            member.fingerprint = model.info().ok().map(|info| info.fingerprint.clone());
+            member.adapters = model.adapters.loaded().into_iter().map(|adapter| adapter.name).collect();
+            member.capacity = capacity;
+        };
+        let announcer = self.announcement.map(|own| own.start(&self.server.health(), describe));
         let grpc = AnswerServiceServer::new(self.service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        tokio::select! {
+        let ended = tokio::select! {
             drained = self.server.serve(Services::new().with(grpc), stop.requested()) => drained?.into_result(),
             reason = workers.cannot_load() => Err(Failure::BadInput(reason)),
+        };
+        if let Some(announcer) = announcer {
+            announcer.close().await;
         }
+        ended
     }
 }
 

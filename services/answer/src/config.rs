@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use thicket_device::ComputeArgs;
+use thicket_discovery::DiscoveryArgs;
 use thicket_imaging::Limits;
 use thicket_openai::Server;
 use thicket_qwen::{Budgets, Quantization};
@@ -42,6 +43,9 @@ pub struct Args {
     /// Logs and traces
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
+    /// How the others find this role
+    #[command(flatten)]
+    pub discovery: DiscoveryArgs,
     /// What the answer role alone has
     #[command(flatten)]
     pub answer: AnswerArgs,
@@ -229,6 +233,7 @@ impl Args {
         let model = ModelSource::Folder(answer.answer_model.clone().unwrap_or_default());
         let config = Config {
             role: self.role.config(Role::Answer),
+            discovery: self.discovery.clone(),
             name: model.name(),
             model,
             loading: answer.loading.clone(),
@@ -281,6 +286,8 @@ impl ModelSource {
 pub struct Config {
     /// Listeners, deadlines, tokens, audit log.
     pub role: RoleConfig,
+    /// How the others find this role. Default: not at all.
+    pub discovery: DiscoveryArgs,
     /// Where the answers come from.
     pub model: ModelSource,
     /// How it is loaded. Default: as it is.
@@ -317,6 +324,7 @@ impl Config {
         let model = ModelSource::Folder(model.into());
         Self {
             role: RoleConfig::in_process(),
+            discovery: DiscoveryArgs::default(),
             name: model.name(),
             model,
             loading: LoadingArgs::default(),
@@ -338,7 +346,9 @@ impl Config {
     #[must_use]
     pub fn served_by(self, server: Server) -> Self {
         let prompts = match (self.prompts, &self.model) {
-            (None, ModelSource::Folder(folder)) => Some(folder.join(PROMPTS_FILE)).filter(|file| file.exists()),
+            (None, ModelSource::Folder(folder)) => {
+                Some(folder.join(PROMPTS_FILE)).filter(|file| file.exists())
+            }
             (prompts, _) => prompts,
         };
         let model = ModelSource::Server(server);
@@ -442,7 +452,9 @@ mod tests {
     #[test]
     fn the_model_has_a_short_flag_name_here_and_is_named_after_its_folder() {
         let config = Args::parse_from(["thicket-answer", "--model", "models/qwen-small"]).config().unwrap();
-        assert_eq!(config.model, Path::new("models/qwen-small"));
+        assert!(
+            matches!(config.model, ModelSource::Folder(folder) if folder == PathBuf::from("models/qwen-small"))
+        );
         assert_eq!(config.name, "qwen-small");
     }
 

@@ -1,7 +1,9 @@
 use std::net::SocketAddr;
 
+use thicket_discovery::{Announcement, Directory, Source};
 use thicket_proto::v1::coordinator_service_server::CoordinatorServiceServer;
 use thicket_runtime::{Failure, Health, MAX_MESSAGE_BYTES, Role, Server, Services, Stop};
+use thicket_upstream::Settings;
 
 use crate::Config;
 use crate::clients::Clients;
@@ -11,7 +13,9 @@ use crate::service::Service;
 #[derive(Debug)]
 pub struct App {
     server: Server,
+    announcement: Option<Announcement>,
     service: Service,
+    directory: Directory,
 }
 
 impl App {
@@ -21,10 +25,18 @@ impl App {
     /// [`Failure::BadInput`] for a malformed address or token, or an address that cannot be listened on. No port stays
     /// open.
     pub async fn build(config: Config) -> Result<Self, Failure> {
-        let clients = Clients::lazy(&config.peers).map_err(|error| Failure::BadInput(error.to_string()))?;
+        let source = match config.discovery.etcd()? {
+            Some(etcd) => Source::Etcd(etcd),
+            None => Source::Static(config.peers.list()?),
+        };
         let server = Server::bind(Role::Coordinator, &config.role).await?;
+        let announcement = config.discovery.announcement(Role::Coordinator, server.grpc_addr())?;
+        let refuse = |error: &dyn std::fmt::Display| Failure::BadInput(error.to_string());
+        let directory = Directory::start(source).map_err(|error| refuse(&error))?;
+        let settings = Settings { token: config.peers.token, ..Settings::default() };
+        let clients = Clients::follow(&directory, &settings).map_err(|error| refuse(&error))?;
         let service = Service::new(clients, config.interaction, config.max_calls);
-        Ok(Self { server, service })
+        Ok(Self { server, announcement, service, directory })
     }
 
     /// Where the API listens.
@@ -50,6 +62,12 @@ impl App {
         let grpc = CoordinatorServiceServer::new(self.service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        self.server.serve(Services::new().with(grpc), stop.requested()).await?.into_result()
+        let announcer = self.announcement.map(|own| own.start(&self.server.health(), |_| ()));
+        let drained = self.server.serve(Services::new().with(grpc), stop.requested()).await;
+        if let Some(announcer) = announcer {
+            announcer.close().await;
+        }
+        drop(self.directory);
+        drained?.into_result()
     }
 }

@@ -1,8 +1,7 @@
 //! The other roles, as the coordinator calls them.
 
-use std::fmt::Display;
-use std::time::Duration;
-
+use thicket_discovery::Directory;
+use thicket_dispatch::{ImageKey, Kind, Lane, Urgency};
 use thicket_proto::v1::answer_service_client::AnswerServiceClient;
 use thicket_proto::v1::embedding_service_client::EmbeddingServiceClient;
 use thicket_proto::v1::gallery_service_client::GalleryServiceClient;
@@ -12,11 +11,11 @@ use thicket_proto::v1::{
     GetImageRequest, GetModelRequest, Hit, ListCollectionsRequest, LocateRequest, LocateResponse,
     RankOfRequest, ScoreRequest, SearchRequest, UpsertRequest, UpsertResponse, Vector, get_image_request,
 };
-use thicket_runtime::{Deadline, Fault, MAX_MESSAGE_BYTES, Peer, PeerError, Role, request_by};
+use thicket_runtime::{Deadline, Fault, MAX_MESSAGE_BYTES, Peer, Role, request_by};
+use thicket_thi::Class;
+use thicket_upstream::{Ask, Settings, Upstream, UpstreamError, broken, fault_of};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
-
-use crate::Peers;
+use tonic::Streaming;
 
 /// A text as a vector.
 #[derive(Debug, Clone)]
@@ -26,44 +25,63 @@ pub(crate) struct Embedded {
     pub(crate) fingerprint: String,
 }
 
-/// Clients of the other roles, made once. Cheap to clone; connected when first used.
+/// The other roles' replicas, followed from start to end. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Clients {
-    embedding: EmbeddingServiceClient<Peer>,
-    gallery: GalleryServiceClient<Peer>,
-    answer: AnswerServiceClient<Peer>,
+    embedding: Upstream,
+    gallery: Upstream,
+    answer: Upstream,
 }
 
 impl Clients {
-    pub(crate) fn lazy(peers: &Peers) -> Result<Self, PeerError> {
-        let token = peers.token.as_deref();
-        let peer = |target: &str| Peer::lazy(target, token);
+    /// Begins to follow the replicas of a directory. Must be called inside a tokio runtime.
+    pub(crate) fn follow(directory: &Directory, settings: &Settings) -> Result<Self, UpstreamError> {
+        let role = |role| Upstream::follow(role, directory.subscribe(), settings.clone());
         Ok(Self {
-            embedding: EmbeddingServiceClient::new(peer(&peers.embedding)?)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES),
-            gallery: GalleryServiceClient::new(peer(&peers.gallery)?)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES),
-            answer: AnswerServiceClient::new(peer(&peers.answer)?)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            embedding: role(Role::Embedding)?,
+            gallery: role(Role::Gallery)?,
+            answer: role(Role::Answer)?,
         })
     }
 
-    /// The same clients on behalf of a call: everything asked of them must be answered by its deadline.
-    pub(crate) fn by(&self, deadline: Deadline) -> CallClients {
-        CallClients { clients: self.clone(), deadline, adapter: String::new() }
+    /// The same replicas on behalf of a call: everything asked of them must be answered by its deadline.
+    pub(crate) fn by(&self, deadline: Deadline, urgency: Urgency) -> CallClients {
+        CallClients { clients: self.clone(), deadline, urgency, lane: Lane::High, adapter: String::new() }
     }
 }
 
-/// The clients of one call.
+/// The replicas as one call asks them.
 #[derive(Debug, Clone)]
 pub(crate) struct CallClients {
     clients: Clients,
     deadline: Deadline,
+    urgency: Urgency,
+    lane: Lane,
     /// Adapter that answers; empty for the answer model as it was started.
     adapter: String,
+}
+
+/// Kinds of questions that take about the same time each.
+const LOCATE: Kind = Kind(0);
+const DESCRIBE: Kind = Kind(1);
+const AGGREGATE: Kind = Kind(2);
+
+fn embedding(peer: Peer) -> EmbeddingServiceClient<Peer> {
+    EmbeddingServiceClient::new(peer)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn gallery(peer: Peer) -> GalleryServiceClient<Peer> {
+    GalleryServiceClient::new(peer)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn answer(peer: Peer) -> AnswerServiceClient<Peer> {
+    AnswerServiceClient::new(peer)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 impl CallClients {
@@ -72,10 +90,35 @@ impl CallClients {
         Self { adapter, ..self }
     }
 
+    /// The same, questions waiting in the lane of a class of queries.
+    pub(crate) fn of_class(&mut self, class: Class) {
+        self.lane = match class {
+            Class::High => Lane::High,
+            Class::Low => Lane::Low,
+        };
+    }
+
+    /// A question to the answer role, which should go where its image has been before.
+    fn question(&self, kind: Kind, image: Option<&Image>) -> Ask {
+        let image = image.map(|image| ImageKey::of(image));
+        Ask { lane: self.lane, urgency: self.urgency, image, kind }
+    }
+
+    /// A call to another role than the answer's.
+    fn ask(&self) -> Ask {
+        Ask { urgency: self.urgency, ..Ask::default() }
+    }
+
     pub(crate) async fn embed_text(&self, text: &str) -> Result<Embedded, Fault> {
-        let request = request_by(EmbedTextRequest { texts: vec![text.to_owned()] }, self.deadline);
-        let mut client = self.clients.embedding.clone();
-        let response = client.embed_text(request).await.map_err(from(Role::Embedding))?.into_inner();
+        let request = EmbedTextRequest { texts: vec![text.to_owned()] };
+        let response = self
+            .clients
+            .embedding
+            .call(self.ask(), self.deadline, |peer| {
+                let request = request_by(request.clone(), self.deadline);
+                async move { embedding(peer).embed_text(request).await }
+            })
+            .await?;
         match <[Vector; 1]>::try_from(response.vectors) {
             Ok([Vector { values }]) if !values.is_empty() => {
                 Ok(Embedded { vector: values, fingerprint: response.model_fingerprint })
@@ -85,20 +128,27 @@ impl CallClients {
     }
 
     pub(crate) async fn model(&self) -> Result<EmbeddingModel, Fault> {
-        let mut client = self.clients.embedding.clone();
-        let request = request_by(GetModelRequest {}, self.deadline);
-        let response = client.get_model(request).await.map_err(from(Role::Embedding))?;
-        response.into_inner().model.ok_or_else(|| broken(Role::Embedding, "the model is not described"))
+        let response = self
+            .clients
+            .embedding
+            .call(self.ask(), self.deadline, |peer| {
+                let request = request_by(GetModelRequest {}, self.deadline);
+                async move { embedding(peer).get_model(request).await }
+            })
+            .await?;
+        response.model.ok_or_else(|| broken(Role::Embedding, "the model is not described"))
     }
 
     pub(crate) async fn embed_images(&self, request: EmbedImageRequest) -> Result<EmbedImageResponse, Fault> {
         let images = request.images.len();
-        let mut client = self.clients.embedding.clone();
-        let response = client
-            .embed_image(request_by(request, self.deadline))
-            .await
-            .map_err(from(Role::Embedding))?
-            .into_inner();
+        let response = self
+            .clients
+            .embedding
+            .call(self.ask(), self.deadline, |peer| {
+                let request = request_by(request.clone(), self.deadline);
+                async move { embedding(peer).embed_image(request).await }
+            })
+            .await?;
         if response.results.len() != images {
             let what = format!("{images} images gave {} results", response.results.len());
             return Err(broken(Role::Embedding, what));
@@ -120,12 +170,14 @@ impl CallClients {
             top: u32::try_from(top).unwrap_or(u32::MAX),
             model_fingerprint: fingerprint.to_owned(),
         };
-        let mut client = self.clients.gallery.clone();
-        let response = client
-            .search(request_by(request, self.deadline))
-            .await
-            .map_err(from(Role::Gallery))?
-            .into_inner();
+        let response = self
+            .clients
+            .gallery
+            .call(self.ask(), self.deadline, |peer| {
+                let request = request_by(request.clone(), self.deadline);
+                async move { gallery(peer).search(request).await }
+            })
+            .await?;
         match response.rankings.into_iter().next() {
             Some(ranking) if ranking.hits.iter().all(|hit| hit.item.is_some()) => Ok(ranking.hits),
             _ => Err(broken(Role::Gallery, "one query did not give one ranking of items")),
@@ -144,10 +196,17 @@ impl CallClients {
             query: Some(Vector { values: query }),
             ids: vec![id.to_owned()],
         };
-        let mut client = self.clients.gallery.clone();
-        let scores = match client.score(request_by(request, self.deadline)).await {
-            Ok(response) => response.into_inner().scores,
-            Err(status) => return none_where_gone(from(Role::Gallery)(status)),
+        let answered = self
+            .clients
+            .gallery
+            .call(self.ask(), self.deadline, |peer| {
+                let request = request_by(request.clone(), self.deadline);
+                async move { gallery(peer).score(request).await }
+            })
+            .await;
+        let scores = match answered {
+            Ok(response) => response.scores,
+            Err(fault) => return none_where_gone(fault),
         };
         match scores[..] {
             [score] if score.is_finite() => Ok(Some(score)),
@@ -170,10 +229,17 @@ impl CallClients {
             query: Some(Vector { values: vec![0.0; dimension] }),
             ids,
         };
-        let mut client = self.clients.gallery.clone();
-        let ranks = match client.rank_of(request_by(request, self.deadline)).await {
-            Ok(response) => response.into_inner().ranks,
-            Err(status) => return none_where_gone(from(Role::Gallery)(status)),
+        let answered = self
+            .clients
+            .gallery
+            .call(self.ask(), self.deadline, |peer| {
+                let request = request_by(request.clone(), self.deadline);
+                async move { gallery(peer).rank_of(request).await }
+            })
+            .await;
+        let ranks = match answered {
+            Ok(response) => response.ranks,
+            Err(fault) => return none_where_gone(fault),
         };
         if ranks.len() != wanted {
             return Err(broken(Role::Gallery, format!("{wanted} ids gave {} ranks", ranks.len())));
@@ -187,49 +253,66 @@ impl CallClients {
             collection: collection.to_owned(),
             by: Some(get_image_request::By::Id(id.to_owned())),
         };
-        let mut client = self.clients.gallery.clone();
-        match client.get_image(request_by(request, self.deadline)).await {
-            Ok(response) => Ok(Some(response.into_inner().image).filter(|image| !image.is_empty())),
-            Err(status) => none_where_gone(from(Role::Gallery)(status)),
+        let answered = self
+            .clients
+            .gallery
+            .call(self.ask(), self.deadline, |peer| {
+                let request = request_by(request.clone(), self.deadline);
+                async move { gallery(peer).get_image(request).await }
+            })
+            .await;
+        match answered {
+            Ok(response) => Ok(Some(response.image).filter(|image| !image.is_empty())),
+            Err(fault) => none_where_gone(fault),
         }
     }
 
     pub(crate) async fn collections(&self) -> Result<Vec<Collection>, Fault> {
-        let mut client = self.clients.gallery.clone();
-        let request = request_by(ListCollectionsRequest {}, self.deadline);
-        let response = client.list_collections(request).await.map_err(from(Role::Gallery))?;
-        Ok(response.into_inner().collections)
+        let response = self
+            .clients
+            .gallery
+            .call(self.ask(), self.deadline, |peer| {
+                let request = request_by(ListCollectionsRequest {}, self.deadline);
+                async move { gallery(peer).list_collections(request).await }
+            })
+            .await?;
+        Ok(response.collections)
     }
 
     pub(crate) async fn create_collection(&self, request: CreateCollectionRequest) -> Result<(), Fault> {
-        let mut client = self.clients.gallery.clone();
-        client.create_collection(request_by(request, self.deadline)).await.map_err(from(Role::Gallery))?;
-        Ok(())
+        let request = request_by(request, self.deadline);
+        let created =
+            gallery(self.clients.gallery.one(self.deadline).await?).create_collection(request).await;
+        created.map(drop).map_err(|status| fault_of(Role::Gallery, status))
     }
 
     pub(crate) async fn upsert(
         &self,
         items: ReceiverStream<UpsertRequest>,
     ) -> Result<Streaming<UpsertResponse>, Fault> {
-        let mut client = self.clients.gallery.clone();
-        let response = client.upsert(request_by(items, self.deadline)).await.map_err(from(Role::Gallery))?;
-        Ok(response.into_inner())
+        let request = request_by(items, self.deadline);
+        let answered = gallery(self.clients.gallery.one(self.deadline).await?).upsert(request).await;
+        answered.map(tonic::Response::into_inner).map_err(|status| fault_of(Role::Gallery, status))
     }
 
     pub(crate) async fn locate(&self, text: &str, image: Image) -> Result<LocateResponse, Fault> {
-        let mut client = self.clients.answer.clone();
+        let ask = self.question(LOCATE, Some(&image));
         let request = LocateRequest { text: text.to_owned(), image, adapter: self.adapter.clone() };
-        Ok(client.locate(request_by(request, self.deadline)).await.map_err(from(Role::Answer))?.into_inner())
+        let send = |peer| {
+            let request = request_by(request.clone(), self.deadline);
+            async move { answer(peer).locate(request).await }
+        };
+        self.clients.answer.call(ask, self.deadline, send).await
     }
 
     pub(crate) async fn describe(&self, image: Image) -> Result<DescribeResponse, Fault> {
-        let mut client = self.clients.answer.clone();
+        let ask = self.question(DESCRIBE, Some(&image));
         let request = DescribeRequest { image, adapter: self.adapter.clone() };
-        Ok(client
-            .describe(request_by(request, self.deadline))
-            .await
-            .map_err(from(Role::Answer))?
-            .into_inner())
+        let send = |peer| {
+            let request = request_by(request.clone(), self.deadline);
+            async move { answer(peer).describe(request).await }
+        };
+        self.clients.answer.call(ask, self.deadline, send).await
     }
 
     pub(crate) async fn aggregate(
@@ -237,37 +320,17 @@ impl CallClients {
         text: &str,
         answers: Vec<String>,
     ) -> Result<AggregateResponse, Fault> {
-        let mut client = self.clients.answer.clone();
         let request = AggregateRequest { text: text.to_owned(), answers, adapter: self.adapter.clone() };
-        Ok(client
-            .aggregate(request_by(request, self.deadline))
-            .await
-            .map_err(from(Role::Answer))?
-            .into_inner())
+        let send = |peer| {
+            let request = request_by(request.clone(), self.deadline);
+            async move { answer(peer).aggregate(request).await }
+        };
+        self.clients.answer.call(self.question(AGGREGATE, None), self.deadline, send).await
     }
 }
 
 /// Encoded image.
 pub(crate) type Image = bytes::Bytes;
-
-/// Reads a peer's status as a fault of this call. What the peer holds against the coordinator is not the caller's fault.
-pub(crate) fn from(role: Role) -> impl Fn(Status) -> Fault {
-    move |status| match (status.code(), Fault::from_status(&status)) {
-        (Code::Unauthenticated | Code::PermissionDenied, _) => {
-            broken(role, format!("it refuses the coordinator: {}", status.message()))
-        }
-        // No role answers UNKNOWN or CANCELLED of itself: the connection broke in the middle of the call.
-        (Code::Unknown | Code::Cancelled, _) => {
-            Fault::unavailable("PEER_LOST", format!("the {role} role was lost in a call"), Duration::ZERO)
-        }
-        (_, fault) => fault,
-    }
-}
-
-/// A peer that does not keep the contract.
-pub(crate) fn broken(role: Role, what: impl Display) -> Fault {
-    Fault::internal(format_args!("{role} role: {what}"))
-}
 
 /// Turns a missing item into nothing; a missing collection stays a fault.
 fn none_where_gone<T>(fault: Fault) -> Result<Option<T>, Fault> {
@@ -280,17 +343,6 @@ fn none_where_gone<T>(fault: Fault) -> Result<Option<T>, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_refused_token_of_ours_is_not_the_callers_fault() {
-        let status = Fault::Unauthenticated { message: "no bearer token".into() }.into_status();
-        assert_eq!(from(Role::Gallery)(status).code(), Code::Internal);
-    }
-
-    #[test]
-    fn a_connection_that_breaks_is_unavailable() {
-        assert_eq!(from(Role::Answer)(Status::unknown("h2 protocol error")).code(), Code::Unavailable);
-    }
 
     #[test]
     fn a_missing_item_is_nothing_and_a_missing_collection_is_a_fault() {

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use thicket_discovery::{Address, AddressError, DiscoveryArgs, StaticPeer};
 use thicket_runtime::{Failure, Role, RoleArgs, RoleConfig};
 use thicket_telemetry::TelemetryArgs;
 use thicket_thi::{
@@ -24,6 +25,9 @@ pub struct Args {
     /// Logs and traces
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
+    /// How the others find this role
+    #[command(flatten)]
+    pub discovery: DiscoveryArgs,
     /// Where the other roles are
     #[command(flatten)]
     pub peers: PeerArgs,
@@ -46,6 +50,7 @@ impl Args {
         }
         Ok(Config {
             role: self.role.config(Role::Coordinator),
+            discovery: self.discovery.clone(),
             peers: self.peers.peers()?,
             interaction: self.interaction.settings()?,
             max_calls: self.max_calls,
@@ -57,15 +62,15 @@ impl Args {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Other roles")]
 pub struct PeerArgs {
-    /// Address of the embedding role
-    #[arg(long, env = "THICKET_EMBEDDING", value_name = "URL", default_value_t = default_url(Role::Embedding))]
-    pub embedding: String,
-    /// Address of the gallery role
+    /// Addresses of the embedding replicas, without etcd; a name may stand for several
+    #[arg(long, env = "THICKET_EMBEDDING", value_name = "URL", value_delimiter = ',', default_values_t = [default_url(Role::Embedding)])]
+    pub embedding: Vec<String>,
+    /// Address of the gallery, without etcd
     #[arg(long, env = "THICKET_GALLERY", value_name = "URL", default_value_t = default_url(Role::Gallery))]
     pub gallery: String,
-    /// Address of the answer role
-    #[arg(long, env = "THICKET_ANSWER", value_name = "URL", default_value_t = default_url(Role::Answer))]
-    pub answer: String,
+    /// Addresses of the answer replicas, without etcd; a name may stand for several
+    #[arg(long, env = "THICKET_ANSWER", value_name = "URL", value_delimiter = ',', default_values_t = [default_url(Role::Answer)])]
+    pub answer: Vec<String>,
     /// File with the bearer token that the other roles want; none is sent without it
     #[arg(long, env = "THICKET_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -117,12 +122,13 @@ impl InteractionArgs {
 /// Where the other roles are and how to call them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peers {
-    /// Address of the embedding role, `http://host:port`.
-    pub embedding: String,
+    /// Addresses of the embedding replicas, each `http://host:port`; a name is resolved again and again, and every address
+    /// of it is a replica.
+    pub embedding: Vec<String>,
     /// Address of the gallery role, `http://host:port`.
     pub gallery: String,
-    /// Address of the answer role, `http://host:port`.
-    pub answer: String,
+    /// Addresses of the answer replicas, as those of the embedding role.
+    pub answer: Vec<String>,
     /// Bearer token sent with every call; `None` sends none.
     pub token: Option<String>,
 }
@@ -131,11 +137,32 @@ impl Default for Peers {
     /// Every role on loopback, on the port it listens on by default.
     fn default() -> Self {
         Self {
-            embedding: default_url(Role::Embedding),
+            embedding: vec![default_url(Role::Embedding)],
             gallery: default_url(Role::Gallery),
-            answer: default_url(Role::Answer),
+            answer: vec![default_url(Role::Answer)],
             token: None,
         }
+    }
+}
+
+impl Peers {
+    /// The addresses, read.
+    ///
+    /// # Errors
+    /// [`ConfigError::Address`] for the first that is not `http://host:port`.
+    pub fn list(&self) -> Result<Vec<StaticPeer>, ConfigError> {
+        let roles = [
+            (Role::Embedding, self.embedding.as_slice()),
+            (Role::Gallery, std::slice::from_ref(&self.gallery)),
+            (Role::Answer, self.answer.as_slice()),
+        ];
+        let mut peers = Vec::new();
+        for (role, addresses) in roles {
+            for address in addresses {
+                peers.push(StaticPeer { role, address: Address::parse(address)? });
+            }
+        }
+        Ok(peers)
     }
 }
 
@@ -144,7 +171,9 @@ impl Default for Peers {
 pub struct Config {
     /// Listeners, deadlines, tokens, audit log.
     pub role: RoleConfig,
-    /// Where the other roles are.
+    /// How the others find this role. Default: not at all.
+    pub discovery: DiscoveryArgs,
+    /// Where the other roles are, without etcd, and the token that they want.
     pub peers: Peers,
     /// The interaction where a caller names no value.
     pub interaction: Settings,
@@ -158,6 +187,7 @@ impl Config {
     pub fn in_process(peers: Peers) -> Self {
         Self {
             role: RoleConfig::in_process(),
+            discovery: DiscoveryArgs::default(),
             peers,
             interaction: Settings::default(),
             max_calls: DEFAULT_MAX_CALLS,
@@ -171,6 +201,9 @@ pub enum ConfigError {
     /// A default of the interaction is out of range.
     #[error(transparent)]
     Interaction(#[from] SettingsError),
+    /// The address of another role.
+    #[error("peer {0}")]
+    Address(#[from] AddressError),
     /// No call or absurdly many at a time.
     #[error("max-calls must be 1 to {limit}, not {actual}")]
     MaxCalls {

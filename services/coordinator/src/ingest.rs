@@ -16,7 +16,9 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Status, Streaming};
 use tracing::{Instrument, info_span};
 
-use crate::clients::{self, CallClients, broken};
+use thicket_upstream::{broken, fault_of};
+
+use crate::clients::CallClients;
 use crate::driven::Outlet;
 use crate::input;
 
@@ -231,7 +233,7 @@ impl Upload {
     }
 
     async fn result(&mut self) -> Result<ingest_response::Result, Fault> {
-        let response = self.results.message().await.map_err(clients::from(Role::Gallery))?;
+        let response = self.results.message().await.map_err(|status| fault_of(Role::Gallery, status))?;
         match response.and_then(|response| response.result) {
             Some(upsert_response::Result::Item(item)) => Ok(ingest_response::Result::Item(item)),
             Some(upsert_response::Result::Error(error)) => Ok(ingest_response::Result::Error(error)),

@@ -62,6 +62,7 @@ impl Search {
             .await?;
         let ranked = candidates.iter().enumerate().map(|(id, hit)| Candidate { id, score: hit.score });
         let mut interaction = Interaction::new(&self.input.settings, ranked).map_err(Fault::internal)?;
+        self.clients.of_class(interaction.class());
         self.emit(Event::CandidatesFound(CandidatesFound {
             hits: candidates.clone(),
             high_similarity: interaction.class() == Class::High,

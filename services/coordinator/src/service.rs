@@ -2,8 +2,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
+use thicket_dispatch::Urgency;
 use thicket_proto::v1::coordinator_service_server::CoordinatorService;
-use thicket_proto::v1::{IngestRequest, IngestResponse, SearchPersonRequest, SearchPersonResponse};
+use thicket_proto::v1::{IngestRequest, IngestResponse, Priority, SearchPersonRequest, SearchPersonResponse};
 use thicket_runtime::{Call, Fault, Right};
 use thicket_telemetry::{instruments, names};
 use thicket_thi::Settings;
@@ -56,7 +57,11 @@ impl CoordinatorService for Service {
         call.require(Right::Read, Some(&request.get_ref().collection))?;
         let input = SearchInput::parse(request.into_inner(), &self.defaults)?;
         let place = self.admit()?;
-        let clients = self.clients.by(call.deadline()).answered_by(input.adapter.clone());
+        let urgency = match input.priority {
+            Priority::Batch => Urgency::Batch,
+            Priority::Unspecified | Priority::Interactive => Urgency::Interactive,
+        };
+        let clients = self.clients.by(call.deadline(), urgency).answered_by(input.adapter.clone());
         tracing::debug!(priority = input.priority.as_str_name(), rounds = input.settings.rounds(), "search");
         Ok(Response::new(Driven::spawn(|outlet| async move {
             let _place = place;
@@ -72,7 +77,7 @@ impl CoordinatorService for Service {
         // The collection is in the first message, and the right to it is looked at then.
         call.require(Right::Write, None)?;
         let place = self.admit()?;
-        let clients = self.clients.by(call.deadline());
+        let clients = self.clients.by(call.deadline(), Urgency::Batch);
         let requests = request.into_inner();
         Ok(Response::new(Driven::spawn(|outlet| async move {
             let _place = place;

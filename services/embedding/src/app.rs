@@ -6,6 +6,7 @@ use candle_core::DType;
 use thicket_catalogue::ACTIVATION_RESERVE;
 use thicket_clip::{ClipEmbedder, LoadOptions};
 use thicket_device::{Load, Need, Opened, loaded};
+use thicket_discovery::{Announcement, Member};
 use thicket_engine::Embedder;
 use thicket_proto::v1::embedding_service_server::EmbeddingServiceServer;
 use thicket_runtime::{
@@ -17,10 +18,14 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::rpc::{Loaded, Service};
 
+/// Calls that a copy of the model is sent at a time: what is in a batch, and what waits for the next.
+const CAPACITY: u32 = 64;
+
 /// An embedding role whose listeners are open; every copy of the model loads on a thread of its own.
 #[derive(Debug)]
 pub struct App {
     server: Server,
+    announcement: Option<Announcement>,
     service: Service,
 }
 
@@ -67,6 +72,7 @@ impl App {
     async fn start(config: Config, loads: Vec<(String, Load<dyn Embedder>)>) -> Result<Self, Failure> {
         config.validate()?;
         let server = Server::bind(Role::Embedding, &config.role).await?;
+        let announcement = config.discovery.announcement(Role::Embedding, server.grpc_addr())?;
         let model = Arc::new(OnceLock::new());
         let budget = config.batch_tokens;
         let loads = loads.into_iter().map(|(place, load)| {
@@ -86,7 +92,7 @@ impl App {
             .map_err(|cause| Failure::Failed(format!("a thread cannot start: {cause}")))?;
         let decoder = ImageDecoder::new(config.images, config.decoded_mib);
         let service = Service { workers, decoder, texts: CpuWork::default(), model, budget };
-        Ok(Self { server, service })
+        Ok(Self { server, announcement, service })
     }
 
     /// Where the API listens.
@@ -110,13 +116,23 @@ impl App {
     /// [`Failure::BadInput`] where the model cannot be loaded, [`Failure::Failed`] where the drain limit cut calls off.
     pub async fn run(self, stop: Stop) -> Result<(), Failure> {
         let workers = self.service.workers.clone();
+        let model = self.service.model.clone();
+        let describe = move |member: &mut Member| {
+            member.fingerprint = model.get().map(|model| model.info.fingerprint.clone());
+            member.capacity = CAPACITY;
+        };
+        let announcer = self.announcement.map(|own| own.start(&self.server.health(), describe));
         let grpc = EmbeddingServiceServer::new(self.service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        tokio::select! {
+        let ended = tokio::select! {
             drained = self.server.serve(Services::new().with(grpc), stop.requested()) => drained?.into_result(),
             reason = workers.cannot_load() => Err(Failure::BadInput(reason)),
+        };
+        if let Some(announcer) = announcer {
+            announcer.close().await;
         }
+        ended
     }
 }
 

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thicket_device::ComputeArgs;
+use thicket_discovery::DiscoveryArgs;
 use thicket_imaging::Limits;
 use thicket_runtime::{
     DEFAULT_DECODED_MIB, DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Failure, Role, RoleArgs, RoleConfig,
@@ -28,6 +29,9 @@ pub struct Args {
     /// Logs and traces
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
+    /// How the others find this role
+    #[command(flatten)]
+    pub discovery: DiscoveryArgs,
     /// What the embedding role alone has
     #[command(flatten)]
     pub embedding: EmbeddingArgs,
@@ -63,6 +67,7 @@ impl Args {
         let embedding = &self.embedding;
         Config {
             role: self.role.config(Role::Embedding),
+            discovery: self.discovery.clone(),
             name: embedding.embedding_name.clone().unwrap_or_else(|| folder_name(&embedding.embedding_model)),
             model: embedding.embedding_model.clone(),
             compute: self.compute.clone(),
@@ -80,6 +85,8 @@ impl Args {
 pub struct Config {
     /// Listeners, deadlines, tokens, audit log.
     pub role: RoleConfig,
+    /// How the others find this role. Default: not at all.
+    pub discovery: DiscoveryArgs,
     /// Checkpoint folder of the model.
     pub model: PathBuf,
     /// Name the model is served under.
@@ -106,6 +113,7 @@ impl Config {
         let model = model.into();
         Self {
             role: RoleConfig::in_process(),
+            discovery: DiscoveryArgs::default(),
             name: folder_name(&model),
             model,
             compute: ComputeArgs::default(),

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use thicket_discovery::{Announcement, MAX_NAMES, Member};
 use thicket_proto::v1::gallery_service_server::GalleryServiceServer;
 use thicket_runtime::{Check, Failure, Health, MAX_MESSAGE_BYTES, Probe, Role, Server, Services, Stop};
 
@@ -14,10 +15,14 @@ use crate::rpc::Service;
 /// How often the writer thread is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Calls that a gallery is sent at a time.
+const CAPACITY: u32 = 256;
+
 /// A gallery that is ready to serve: data loaded, listeners open.
 #[derive(Debug)]
 pub struct App {
     server: Server,
+    announcement: Option<Announcement>,
     service: Service,
 }
 
@@ -40,17 +45,21 @@ impl App {
     /// an address that cannot be listened on; [`Failure::Failed`] where the data cannot be read. No port stays open.
     pub async fn build(config: Config) -> Result<Self, Failure> {
         config.validate()?;
-        let role = config.role.clone();
+        let (role, discovery) = (config.role.clone(), config.discovery.clone());
         let images = config.images;
         let pool = Pool::start(config.readers, config.read_queue_limit)
             .map_err(|cause| Failure::Failed(format!("reader threads cannot start: {cause}")))?;
         let gallery = off_the_runtime("gallery-open", move || Gallery::open(&config)).await??;
         let service = Service { gallery: Arc::new(gallery), pool: Arc::new(pool), images };
-        match Server::bind(Role::Gallery, &role).await {
-            Ok(server) => Ok(Self { server, service }),
-            Err(error) => {
+        let bound = Server::bind(Role::Gallery, &role).await.map_err(Failure::from).and_then(|server| {
+            let announcement = discovery.announcement(Role::Gallery, server.grpc_addr())?;
+            Ok((server, announcement))
+        });
+        match bound {
+            Ok((server, announcement)) => Ok(Self { server, announcement, service }),
+            Err(failure) => {
                 close(service).await;
-                Err(error.into())
+                Err(failure)
             }
         }
     }
@@ -80,8 +89,18 @@ impl App {
         let grpc = GalleryServiceServer::new(self.service.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let gallery = self.service.gallery.clone();
+        let describe = move |member: &mut Member| {
+            member.collections =
+                gallery.list().into_iter().map(|collection| collection.name).take(MAX_NAMES).collect();
+            member.capacity = CAPACITY;
+        };
+        let announcer = self.announcement.map(|own| own.start(&self.server.health(), describe));
         let drained = self.server.serve(Services::new().with(grpc), stop.requested()).await;
         watch.abort();
+        if let Some(announcer) = announcer {
+            announcer.close().await;
+        }
         close(self.service).await;
         drained?.into_result()
     }

@@ -276,6 +276,8 @@ fn unknown(collection: &str, id: &str) -> GalleryError {
 fn engine_fault(cause: EngineError) -> GalleryError {
     match cause {
         EngineError::InvalidInput { field, reason } => GalleryError::invalid(field, "INVALID_VECTOR", reason),
-        cause @ (EngineError::Internal { .. } | EngineError::Unavailable { .. }) => GalleryError::internal("search", cause),
+        cause @ (EngineError::Internal { .. } | EngineError::Unavailable { .. }) => {
+            GalleryError::internal("search", cause)
+        }
     }
 }

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use thicket_discovery::DiscoveryArgs;
 use thicket_imaging::Limits;
 use thicket_runtime::{Role, RoleArgs, RoleConfig};
 use thicket_telemetry::TelemetryArgs;
@@ -35,6 +36,9 @@ pub struct Args {
     /// Logs and traces
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
+    /// How the others find this role
+    #[command(flatten)]
+    pub discovery: DiscoveryArgs,
     /// What the gallery alone has
     #[command(flatten)]
     pub gallery: GalleryArgs,
@@ -73,6 +77,7 @@ impl Args {
         let gallery = &self.gallery;
         Config {
             role: self.role.config(Role::Gallery),
+            discovery: self.discovery.clone(),
             data: gallery.data.clone(),
             queue_limit: gallery.gallery_queue,
             batch_limit: gallery.gallery_batch,
@@ -90,6 +95,8 @@ impl Args {
 pub struct Config {
     /// Listeners, deadlines, tokens, audit log.
     pub role: RoleConfig,
+    /// How the others find this role. Default: not at all.
+    pub discovery: DiscoveryArgs,
     /// Folder of the store, the images and the snapshots; created where it is missing.
     pub data: PathBuf,
     /// Writes that may wait, at least 1. Default: [`DEFAULT_QUEUE_LIMIT`].
@@ -113,6 +120,7 @@ impl Config {
     pub fn in_process(data: impl Into<PathBuf>) -> Self {
         Self {
             role: RoleConfig::in_process(),
+            discovery: DiscoveryArgs::default(),
             data: data.into(),
             queue_limit: DEFAULT_QUEUE_LIMIT,
             batch_limit: DEFAULT_BATCH_LIMIT,

@@ -180,9 +180,9 @@ impl Backends {
     /// Where the coordinator finds them. `answer` names another answer service to use instead.
     pub(crate) fn peers(&self, answer: Option<String>) -> Peers {
         Peers {
-            embedding: url(self.embedding),
+            embedding: vec![url(self.embedding)],
             gallery: url(self.gallery),
-            answer: answer.unwrap_or_else(|| url(self.answer)),
+            answer: vec![answer.unwrap_or_else(|| url(self.answer))],
             token: self.tokens.as_ref().map(|own| own.token.clone()),
         }
     }

@@ -112,7 +112,13 @@ mod tests {
     use super::*;
 
     fn args(models: Option<PathBuf>) -> ModelArgs {
-        ModelArgs { models, embedding_model: None, answer_model: None, loading: LoadingArgs::default(), served: ServedArgs::default() }
+        ModelArgs {
+            models,
+            embedding_model: None,
+            answer_model: None,
+            loading: LoadingArgs::default(),
+            served: ServedArgs::default(),
+        }
     }
 
     #[test]
@@ -145,6 +151,7 @@ mod tests {
             embedding: root.path().to_owned(),
             answer: root.path().to_owned(),
             loading: LoadingArgs::default(),
+            server: None,
         };
         assert_eq!(models.settings().unwrap(), None);
         let write = |text: &str| std::fs::write(root.path().join(SETTINGS_FILE), text).unwrap();

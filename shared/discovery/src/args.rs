@@ -2,11 +2,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use thicket_runtime::{Role, parse_duration};
+use thicket_runtime::{Failure, Role, parse_duration};
 
 use crate::config::{ConfigError, EtcdConfig, Login, Timing, TlsFiles};
 use crate::keys::Prefix;
-use crate::{Address, AddressError, InstanceId, Member};
+use crate::{Address, AddressError, Announcement, InstanceId, Member};
 
 /// How long a registration outlives its process unless told otherwise.
 pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(10);
@@ -88,6 +88,16 @@ impl DiscoveryArgs {
         Ok(Some(config))
     }
 
+    /// What a role does to be found, listening on `listen` (the bound address, with its real port); `None` where no etcd is
+    /// named.
+    ///
+    /// # Errors
+    /// As [`Self::etcd`] and [`Self::member`].
+    pub fn announcement(&self, role: Role, listen: SocketAddr) -> Result<Option<Announcement>, ArgsError> {
+        let Some(etcd) = self.etcd()? else { return Ok(None) };
+        Ok(Some(Announcement { etcd, member: self.member(role, listen)? }))
+    }
+
     /// This process as a member, listening on `listen` (the bound address, with its real port); without model, adapters and
     /// collections yet.
     ///
@@ -101,6 +111,12 @@ impl DiscoveryArgs {
         };
         let instance = self.instance.clone().unwrap_or_else(InstanceId::random);
         Ok(Member::new(role, instance, address))
+    }
+}
+
+impl From<ArgsError> for Failure {
+    fn from(error: ArgsError) -> Self {
+        Self::BadInput(error.to_string())
     }
 }
 

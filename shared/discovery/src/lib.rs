@@ -22,6 +22,7 @@
 //! ```
 
 mod address;
+mod announcement;
 mod args;
 mod backoff;
 mod config;
@@ -39,6 +40,7 @@ mod session;
 mod thread;
 
 pub use address::{Address, AddressError};
+pub use announcement::{Announcement, Announcer};
 pub use args::{ArgsError, DEFAULT_LEASE_TTL, DiscoveryArgs};
 pub use config::{ConfigError, EtcdConfig, Login, MAX_LEASE_TTL, MIN_LEASE_TTL, Timing, TlsFiles};
 pub use directory::{Directory, Source, StaticPeer};

@@ -3,6 +3,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use thicket_runtime::MAX_CONCURRENT_STREAMS;
 use tokio::time::timeout;
 
 use crate::address::Host;
@@ -11,6 +12,8 @@ use crate::directory::StaticPeer;
 use crate::follow::Publisher;
 use crate::{Address, InstanceId, Member, Members, shown};
 
+/// Calls that a peer which says nothing of itself is sent at a time: as many as one connection carries.
+const UNKNOWN_CAPACITY: u32 = MAX_CONCURRENT_STREAMS;
 /// How often the names of a static list are resolved.
 pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
@@ -93,9 +96,10 @@ async fn current(
 
 fn members(list: &[Resolved]) -> std::sync::Arc<Members> {
     Members::new(list.iter().flat_map(|Resolved { peer, addresses }| {
-        addresses
-            .iter()
-            .map(|address| Member::new(peer.role, InstanceId::of_address(address), address.clone()))
+        addresses.iter().map(|address| {
+            let member = Member::new(peer.role, InstanceId::of_address(address), address.clone());
+            Member { capacity: UNKNOWN_CAPACITY, ..member }
+        })
     }))
 }
 

@@ -164,7 +164,8 @@ impl Answerer for OpenAiAnswerer {
     fn step(&mut self) -> Progress {
         let mut progress = Progress { started: std::mem::take(&mut self.taken), ..Progress::default() };
         let questions = &mut self.questions;
-        let first = self.runtime.block_on(async { tokio::time::timeout(STEP, questions.join_next_with_id()).await });
+        let first =
+            self.runtime.block_on(async { tokio::time::timeout(STEP, questions.join_next_with_id()).await });
         let mut ended = first.ok().flatten();
         while let Some(one) = ended {
             self.settle(one, &mut progress);
@@ -213,7 +214,10 @@ impl Asker {
         let request = self.judgement(Message::user(None, "Is snow white? Answer Yes or No.".to_owned()));
         match self.client.chat(&request).await {
             Ok(response) => {
-                let first = response.choices.first().and_then(|choice| choice.logprobs.as_ref()?.content.as_ref()?.first());
+                let first = response
+                    .choices
+                    .first()
+                    .and_then(|choice| choice.logprobs.as_ref()?.content.as_ref()?.first());
                 Ok(first.is_some_and(|position| !position.top_logprobs.is_empty()))
             }
             // A server that knows no log-probabilities may refuse to be asked for them.
@@ -223,7 +227,11 @@ impl Asker {
     }
 
     async fn answer(self, prompt: Prompt, ask: Ask) -> Outcome {
-        let _place = self.places.acquire().await.map_err(|error| EngineError::internal("waiting for a place", error))?;
+        let _place = self
+            .places
+            .acquire()
+            .await
+            .map_err(|error| EngineError::internal("waiting for a place", error))?;
         let _asked = Asked::new(&self.asked);
         match ask {
             // Nothing to read: the mass of 0 has the caller ask for text.

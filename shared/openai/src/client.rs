@@ -165,7 +165,9 @@ async fn read<T: DeserializeOwned>(url: &str, request: RequestBuilder) -> Result
         });
     }
     let reason = explanation(&body);
-    if matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) || status.is_server_error() {
+    if matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+        || status.is_server_error()
+    {
         return Err(Attempt::Retry { reason: format!("{}: {reason}", status.as_u16()), after });
     }
     Err(Attempt::Fatal(ServerError::Refused { url: url.to_owned(), status: status.as_u16(), reason }))

@@ -129,7 +129,15 @@ mod tests {
 
     #[test]
     fn what_is_no_address_of_a_server_is_refused() {
-        for url in ["", "localhost:8000", "/v1", "ftp://host/v1", "http://", "http://me:secret@host/v1", "http://host/v1?a=b"] {
+        for url in [
+            "",
+            "localhost:8000",
+            "/v1",
+            "ftp://host/v1",
+            "http://",
+            "http://me:secret@host/v1",
+            "http://host/v1?a=b",
+        ] {
             assert!(matches!(Server::at(url, 1), Err(SettingError::Address { .. })), "{url}");
         }
     }

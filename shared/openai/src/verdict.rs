@@ -42,7 +42,8 @@ mod tests {
             .collect();
         let first = serde_json::json!({"token": "x", "logprob": 0.0, "top_logprobs": alternatives});
         let choice = serde_json::json!({"message": {"content": "x"}, "logprobs": {"content": [first]}});
-        serde_json::from_value(serde_json::json!({"choices": [choice], "usage": {"prompt_tokens": 9}})).unwrap()
+        serde_json::from_value(serde_json::json!({"choices": [choice], "usage": {"prompt_tokens": 9}}))
+            .unwrap()
     }
 
     #[test]

@@ -252,7 +252,9 @@ impl<W: Steps> Worker<W> {
                     thread_shared.loaded.send_replace(Some(Ok(())));
                     started.pass();
                     ready.pass();
-                    if let Err(cause) = watch_over(&thread_shared, Watchdog { limit, ready, live: live.clone() }) {
+                    if let Err(cause) =
+                        watch_over(&thread_shared, Watchdog { limit, ready, live: live.clone() })
+                    {
                         tracing::warn!(%cause, "no thread to see whether the engine is stuck");
                     }
                     thread_shared.work(work, &live);

@@ -86,7 +86,9 @@ impl Upstream {
 fn failure_of(fault: &Fault) -> Failure {
     match fault {
         Fault::Unavailable { .. } => Failure::Unavailable,
-        Fault::Exhausted { retry_after: Some(retry_after), .. } => Failure::Overloaded { retry_after: *retry_after },
+        Fault::Exhausted { retry_after: Some(retry_after), .. } => {
+            Failure::Overloaded { retry_after: *retry_after }
+        }
         _ => Failure::Rejected,
     }
 }

@@ -38,22 +38,17 @@ pub(crate) async fn follow(
     id: ReplicaId,
     member: Member,
     peer: Peer,
-    first: bool,
     mut gone: watch::Receiver<bool>,
 ) {
     let (tell, mut known) = watch::channel(None);
     let watching = watch_health(peer.clone(), tell);
     let following = async {
-        let mut untried = first;
         loop {
             let now = *known.borrow_and_update();
             match now {
                 Some(Known::Serving) => shared.joined(id, &member, &peer),
                 Some(Known::NotServing | Known::Away) => shared.drained(id),
                 None => {}
-            }
-            if now.is_some() && std::mem::take(&mut untried) {
-                shared.tried();
             }
             tokio::select! {
                 changed = known.changed() => if changed.is_err() { return None },

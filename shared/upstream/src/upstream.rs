@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -94,8 +94,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Time alone may change something at another moment than before.
     stirred: Notify,
-    /// How many replicas can be sent questions; `None` until every first member has been tried.
-    serving: watch::Sender<Option<usize>>,
+    /// How many replicas can be sent questions.
+    serving: watch::Sender<usize>,
 }
 
 #[derive(Debug)]
@@ -103,8 +103,6 @@ struct State {
     dispatcher: Dispatcher,
     peers: HashMap<ReplicaId, Peer>,
     callers: HashMap<Ticket, mpsc::UnboundedSender<Order>>,
-    /// First members that have not been tried yet.
-    untried: usize,
 }
 
 impl Upstream {
@@ -130,12 +128,10 @@ impl Upstream {
                 dispatcher: Dispatcher::new(settings.dispatch)?,
                 peers: HashMap::new(),
                 callers: HashMap::new(),
-                untried: members.borrow().of(role).len(),
             }),
             stirred: Notify::new(),
-            serving: watch::Sender::new(None),
+            serving: watch::Sender::new(0),
         });
-        shared.update(|_, _| ());
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_time(shared.clone()));
         tasks.spawn(follow_members(shared.clone(), members));
@@ -144,7 +140,7 @@ impl Upstream {
 
     /// Replicas that can be sent questions.
     pub fn serving(&self) -> usize {
-        self.shared.serving.borrow().unwrap_or(0)
+        *self.shared.serving.borrow()
     }
 
     /// One replica that serves, the same as long as it does: for calls that must not be made twice.
@@ -186,16 +182,14 @@ impl Shared {
         }
         let open = |view: &thicket_dispatch::ReplicaView| view.state != ReplicaState::Draining;
         let serving = state.dispatcher.replicas().filter(open).count();
-        let known = serving > 0 || state.untried == 0;
         for lane in Lane::ALL {
             let labels = [KeyValue::new(names::LANE, format!("{}-{lane}", self.role))];
             instruments().queue_depth.record(state.dispatcher.waiting(lane) as u64, &labels);
         }
         drop(state);
         self.serving.send_if_modified(|before| {
-            let now = known.then_some(serving);
-            let modified = *before != now;
-            *before = now;
+            let modified = *before != serving;
+            *before = serving;
             modified
         });
         self.stirred.notify_one();
@@ -206,11 +200,10 @@ impl Shared {
     pub(crate) async fn abandoned(&self) {
         let mut serving = self.serving.subscribe();
         loop {
-            let nobody = |count: &Option<usize>| *count == Some(0);
-            if serving.wait_for(nobody).await.is_err() {
+            if serving.wait_for(|count| *count == 0).await.is_err() {
                 return std::future::pending().await;
             }
-            let somebody = serving.wait_for(|count| !nobody(count));
+            let somebody = serving.wait_for(|count| *count > 0);
             if tokio::time::timeout(self.patience, somebody).await.is_err() {
                 return;
             }
@@ -308,11 +301,6 @@ impl Shared {
         });
     }
 
-    /// A first member has been tried.
-    pub(crate) fn tried(&self) {
-        self.update(|state, _| state.untried = state.untried.saturating_sub(1));
-    }
-
     /// Questions that a replica has; `None` where it is not known.
     pub(crate) fn in_flight(&self, replica: ReplicaId) -> Option<usize> {
         let state = self.state.lock();
@@ -388,10 +376,22 @@ async fn keep_time(shared: Arc<Shared>) {
 async fn follow_members(shared: Arc<Shared>, mut members: watch::Receiver<Arc<Members>>) {
     let mut tasks = JoinSet::new();
     let mut known: HashMap<ReplicaId, (Member, watch::Sender<bool>)> = HashMap::new();
-    let mut first = true;
+    let mut strangers: Vec<Member> = Vec::new();
     loop {
         let now = members.borrow_and_update().clone();
-        let present: HashMap<ReplicaId, &Member> = now.of(shared.role).iter().map(|m| (name_of(m), m)).collect();
+        let (alike, others) = alike(now.of(shared.role));
+        if strangers.iter().ne(others.iter().copied()) {
+            strangers = others.into_iter().cloned().collect();
+            for stranger in &strangers {
+                tracing::warn!(
+                    role = %shared.role,
+                    address = %stranger.address,
+                    fingerprint = stranger.fingerprint,
+                    "not called: most replicas have another model"
+                );
+            }
+        }
+        let present: HashMap<ReplicaId, &Member> = alike.into_iter().map(|m| (name_of(m), m)).collect();
         // A member that says something else of itself than before is another one.
         known.retain(|id, (member, gone)| {
             let stays = present.get(id).is_some_and(|now| *now == member);
@@ -408,17 +408,11 @@ async fn follow_members(shared: Arc<Shared>, mut members: watch::Receiver<Arc<Me
                 Ok(peer) => {
                     let (gone, is_gone) = watch::channel(false);
                     known.insert(id, (member.clone(), gone));
-                    tasks.spawn(replica::follow(shared.clone(), id, member.clone(), peer, first, is_gone));
+                    tasks.spawn(replica::follow(shared.clone(), id, member.clone(), peer, is_gone));
                 }
-                Err(error) => {
-                    tracing::warn!(role = %shared.role, %error, "member cannot be called");
-                    if first {
-                        shared.tried();
-                    }
-                }
+                Err(error) => tracing::warn!(role = %shared.role, %error, "member cannot be called"),
             }
         }
-        first = false;
         tokio::select! {
             changed = members.changed() => if changed.is_err() { break },
             Some(_) = tasks.join_next() => {}
@@ -428,7 +422,49 @@ async fn follow_members(shared: Arc<Shared>, mut members: watch::Receiver<Arc<Me
     while tasks.join_next().await.is_some() {}
 }
 
+/// The members whose model most of them have, of equally common ones the first by name, and the others: answers of two models
+/// must not be mixed. A member that does not say what it has is taken for one of them.
+fn alike(members: &[Member]) -> (Vec<&Member>, Vec<&Member>) {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for fingerprint in members.iter().filter_map(|member| member.fingerprint.as_deref()) {
+        *counts.entry(fingerprint).or_default() += 1;
+    }
+    let most = counts.values().max().copied();
+    let common = counts.iter().find(|(_, count)| Some(**count) == most).map(|(fingerprint, _)| *fingerprint);
+    members.iter().partition(|member| member.fingerprint.is_none() || member.fingerprint.as_deref() == common)
+}
+
 /// The same over a restart, and for every caller, where the instance or the address is.
 fn name_of(member: &Member) -> ReplicaId {
     ReplicaId::of(&format!("{} {}", member.instance, member.address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thicket_discovery::{Address, InstanceId};
+
+    fn member(port: u16, fingerprint: Option<&str>) -> Member {
+        let address = Address::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+        let mut member = Member::new(Role::Answer, InstanceId::new(&port.to_string()).unwrap(), address);
+        member.fingerprint = fingerprint.map(str::to_owned);
+        member
+    }
+
+    fn ports(members: &[&Member]) -> Vec<u16> {
+        members.iter().map(|member| member.address.port()).collect()
+    }
+
+    #[test]
+    fn the_model_that_most_replicas_have_is_called() {
+        let members = [member(1, Some("a")), member(2, Some("b")), member(3, Some("b")), member(4, None)];
+        let (alike, others) = alike(&members);
+        assert_eq!((ports(&alike), ports(&others)), (vec![2, 3, 4], vec![1]));
+    }
+
+    #[test]
+    fn of_equally_common_models_every_caller_takes_the_same() {
+        let members = [member(1, Some("b")), member(2, Some("a"))];
+        assert_eq!(ports(&alike(&members).0), [2]);
+    }
 }

@@ -121,6 +121,10 @@ async fn adapters_named_at_start_are_loaded_before_the_role_is_ready() {
 
     let mut start_up = config(root.path());
     start_up.loading.load_adapters = names(&["absent"]);
-    let refused = thicket_answer::App::build(Config { model: root.path().to_path_buf(), ..start_up }).await;
+    let refused = thicket_answer::App::build(Config {
+        model: thicket_answer::ModelSource::Folder(root.path().to_path_buf()),
+        ..start_up
+    })
+    .await;
     assert!(matches!(refused, Err(Failure::BadInput(line)) if line.contains("absent")));
 }

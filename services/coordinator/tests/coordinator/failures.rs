@@ -46,7 +46,7 @@ async fn a_full_answer_queue_says_when_to_come_back() {
 async fn a_role_that_cannot_be_reached_is_unavailable() {
     // A port that was free a moment ago and that nobody listens on.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let bench = Bench::start_with(low(), |config| config.peers.answer = format!("http://{free}")).await;
+    let bench = Bench::start_with(low(), |config| config.peers.answer = vec![format!("http://{free}")]).await;
     assert_eq!(bench.search(request()).await.unwrap_err().code(), Code::Unavailable);
 }
 

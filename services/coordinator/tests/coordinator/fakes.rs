@@ -438,9 +438,9 @@ impl Bench {
         let gallery = GalleryServiceServer::new(fakes.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let answer = AnswerServiceServer::new(fakes.clone());
         let peers = Peers {
-            embedding: serve(Role::Embedding, Services::new().with(embedding), &mut stops).await,
+            embedding: vec![serve(Role::Embedding, Services::new().with(embedding), &mut stops).await],
             gallery: serve(Role::Gallery, Services::new().with(gallery), &mut stops).await,
-            answer: serve(Role::Answer, Services::new().with(answer), &mut stops).await,
+            answer: vec![serve(Role::Answer, Services::new().with(answer), &mut stops).await],
             token: None,
         };
         let mut config = Config::in_process(peers);

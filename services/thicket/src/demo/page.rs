@@ -295,6 +295,7 @@ mod tests {
                 embedding: PathBuf::from("e"),
                 answer: PathBuf::from("a"),
                 loading: thicket_answer::LoadingArgs::default(),
+                server: None,
             },
             compute: Default::default(),
             seed: 1,

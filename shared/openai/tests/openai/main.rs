@@ -29,26 +29,35 @@ fn picture() -> Prompt {
 }
 
 fn models(names: &[&str]) -> Reply {
-    let data: Vec<_> = names.iter().map(|name| serde_json::json!({"id": name, "max_model_len": 4096})).collect();
+    let data: Vec<_> =
+        names.iter().map(|name| serde_json::json!({"id": name, "max_model_len": 4096})).collect();
     Reply::json(200, &serde_json::json!({"object": "list", "data": data}))
 }
 
 fn yes(p: f64) -> Reply {
     let alternatives = [("Yes", p), ("No", 1.0 - p)];
-    let alternatives: Vec<_> =
-        alternatives.iter().map(|(token, p)| serde_json::json!({"token": token, "logprob": p.ln()})).collect();
+    let alternatives: Vec<_> = alternatives
+        .iter()
+        .map(|(token, p)| serde_json::json!({"token": token, "logprob": p.ln()}))
+        .collect();
     let content = serde_json::json!([{"token": "Yes", "logprob": p.ln(), "top_logprobs": alternatives}]);
-    Reply::json(200, &serde_json::json!({
-        "choices": [{"message": {"role": "assistant", "content": "Yes"}, "logprobs": {"content": content}}],
-        "usage": {"prompt_tokens": 70, "completion_tokens": 1}
-    }))
+    Reply::json(
+        200,
+        &serde_json::json!({
+            "choices": [{"message": {"role": "assistant", "content": "Yes"}, "logprobs": {"content": content}}],
+            "usage": {"prompt_tokens": 70, "completion_tokens": 1}
+        }),
+    )
 }
 
 fn text(content: &str) -> Reply {
-    Reply::json(200, &serde_json::json!({
-        "choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "length"}],
-        "usage": {"prompt_tokens": 70, "completion_tokens": 5}
-    }))
+    Reply::json(
+        200,
+        &serde_json::json!({
+            "choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "length"}],
+            "usage": {"prompt_tokens": 70, "completion_tokens": 5}
+        }),
+    )
 }
 
 /// A server of one model with log-probabilities, up to the end of the connection.
@@ -79,14 +88,18 @@ fn a_text_is_the_servers_content_with_its_counts() {
     let mut answerer = connect(&script);
     script.then([text("A man in red.")]);
     let answer = answerer.generate(&[picture()], &GREEDY).remove(0).unwrap();
-    assert_eq!((answer.text.as_str(), answer.output_tokens, answer.finish), ("A man in red.", 5, Finish::Length));
+    assert_eq!(
+        (answer.text.as_str(), answer.output_tokens, answer.finish),
+        ("A man in red.", 5, Finish::Length)
+    );
     assert_eq!(script.last()["max_tokens"], 40);
     assert!(script.last().get("logprobs").is_none());
 }
 
 #[test]
 fn a_server_without_log_probabilities_judges_nothing_and_is_asked_for_text() {
-    for refusal in [text("Yes"), Reply::json(422, &serde_json::json!({"detail": "logprobs: unknown field"}))] {
+    for refusal in [text("Yes"), Reply::json(422, &serde_json::json!({"detail": "logprobs: unknown field"}))]
+    {
         let script = Script::of([models(&["qwen"]), refusal]);
         let mut answerer = connect(&script);
         let verdict = answerer.judge(&[picture()]).remove(0).unwrap();
@@ -104,7 +117,10 @@ fn an_overloaded_server_is_asked_again_and_then_counts_as_away() {
     assert_eq!(answerer.generate(&[picture()], &GREEDY).remove(0).unwrap().text, "at last");
     script.then([busy(), busy(), busy()]);
     let error = answerer.generate(&[picture()], &GREEDY).remove(0).unwrap_err();
-    assert!(matches!(error, EngineError::Unavailable { .. }) && error.to_string().contains("429: busy"), "{error}");
+    assert!(
+        matches!(error, EngineError::Unavailable { .. }) && error.to_string().contains("429: busy"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -121,7 +137,11 @@ fn what_the_server_refuses_is_the_questions_fault() {
 fn an_answer_that_is_not_understood_is_a_failure_of_the_server() {
     let script = ready();
     let mut answerer = connect(&script);
-    for reply in [Reply::raw(200, "not json"), Reply::raw(200, r#"{"choices": []}"#), Reply::raw(200, "x".repeat(2 << 20))] {
+    for reply in [
+        Reply::raw(200, "not json"),
+        Reply::raw(200, r#"{"choices": []}"#),
+        Reply::raw(200, "x".repeat(2 << 20)),
+    ] {
         script.then([reply]);
         let error = answerer.generate(&[picture()], &GREEDY).remove(0).unwrap_err();
         assert!(matches!(error, EngineError::Internal { .. }), "{error}");
@@ -156,7 +176,10 @@ fn a_server_that_is_not_there_is_one_line() {
     let mut away = Server::at("http://127.0.0.1:1/v1", 1).unwrap();
     away.first_pause = Duration::from_millis(1);
     let error = OpenAiAnswerer::connect("served".to_owned(), away).unwrap_err().to_string();
-    assert!(error.contains("127.0.0.1:1/v1/models gave no answer in 3 attempts") && !error.contains('\n'), "{error}");
+    assert!(
+        error.contains("127.0.0.1:1/v1/models gave no answer in 3 attempts") && !error.contains('\n'),
+        "{error}"
+    );
 }
 
 #[test]

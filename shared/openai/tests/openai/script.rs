@@ -7,7 +7,10 @@ use std::time::Duration;
 /// What the server does with one request.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    Whole { status: u16, body: String },
+    Whole {
+        status: u16,
+        body: String,
+    },
     /// Closes the connection in the middle of the answer.
     Cut,
     /// Never answers; waits until the client hangs up.
@@ -81,8 +84,11 @@ impl Script {
 
     pub(crate) fn wait_for_hang_up(&self) {
         let state = self.shared.0.lock().unwrap();
-        let waited =
-            self.shared.1.wait_timeout_while(state, Duration::from_secs(20), |state| state.hang_ups == 0).unwrap();
+        let waited = self
+            .shared
+            .1
+            .wait_timeout_while(state, Duration::from_secs(20), |state| state.hang_ups == 0)
+            .unwrap();
         assert!(!waited.1.timed_out(), "the client is still connected");
     }
 }

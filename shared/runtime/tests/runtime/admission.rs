@@ -155,7 +155,8 @@ async fn a_stuck_engine_takes_no_jobs_and_is_not_ready_until_it_goes_on() {
     let (health, gate) = (server.health(), Arc::new(Barrier::new(2)));
     let engine = Sums { gate: Some(gate.clone()) };
     let options = WorkerOptions { stuck_after: Duration::from_millis(20), ..worker_options(16, 2) };
-    let worker = Worker::spawn(options, &health, move || Ok::<_, String>(Batches::of(engine))).expect("a thread");
+    let worker =
+        Worker::spawn(options, &health, move || Ok::<_, String>(Batches::of(engine))).expect("a thread");
     let held = worker.clone();
     let held = tokio::spawn(async move { held.submit(1, soon()).await });
     let meet = |gate: Arc<Barrier>| tokio::task::spawn_blocking(move || gate.wait());
@@ -179,7 +180,8 @@ async fn an_engine_that_stays_stuck_asks_for_a_restart() {
     let (health, gate) = (server.health(), Arc::new(Barrier::new(2)));
     let engine = Sums { gate: Some(gate.clone()) };
     let options = WorkerOptions { stuck_after: Duration::from_millis(5), ..worker_options(16, 2) };
-    let worker = Worker::spawn(options, &health, move || Ok::<_, String>(Batches::of(engine))).expect("a thread");
+    let worker =
+        Worker::spawn(options, &health, move || Ok::<_, String>(Batches::of(engine))).expect("a thread");
     let held = tokio::spawn(async move { worker.submit(1, soon()).await });
     let mut state = health.subscribe();
     let lost = state.wait_for(|now| !now.live);

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use thicket_discovery::{Address, InstanceId, Member, Members};
 use thicket_dispatch::{Backoff, HedgeAfter, ImageKey, QueueLimits, Share};
-use thicket_runtime::{Deadline, Fault, Role, request_by};
 use thicket_proto::v1::EmbedTextRequest;
 use thicket_proto::v1::embedding_service_client::EmbeddingServiceClient;
+use thicket_runtime::{Deadline, Fault, Role, request_by};
 use thicket_upstream::{Ask, Settings, Upstream};
 use tokio::sync::watch;
 use tonic::Code;
@@ -231,7 +231,8 @@ async fn more_calls_than_may_wait_are_refused_with_a_pause() {
     let calls = futures(&bench, 4 + 2);
     let refused = async {
         loop {
-            if let Err(fault) = bench.ask_until(Ask::default(), Deadline::after(Duration::from_millis(20))).await
+            if let Err(fault) =
+                bench.ask_until(Ask::default(), Deadline::after(Duration::from_millis(20))).await
                 && fault.code() == Code::ResourceExhausted
             {
                 assert!(matches!(fault, Fault::Exhausted { retry_after: Some(_), .. }), "{fault:?}");

@@ -6,7 +6,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use thicket_proto::v1::embedding_service_server::{EmbeddingService, EmbeddingServiceServer};
 use thicket_proto::v1::{
-    EmbedImageRequest, EmbedImageResponse, EmbedTextRequest, EmbedTextResponse, GetModelRequest, GetModelResponse,
+    EmbedImageRequest, EmbedImageResponse, EmbedTextRequest, EmbedTextResponse, GetModelRequest,
+    GetModelResponse,
 };
 use thicket_runtime::{Fault, Role, RoleConfig, Server, Services, Stop, StopHandle};
 use tokio::runtime::{Builder, Runtime};

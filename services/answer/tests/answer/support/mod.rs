@@ -107,7 +107,13 @@ pub(crate) const ENDLESS: &str = "endless";
 fn answer(question: &Question, text: String) -> Result<Answer, EngineError> {
     if let Ask::Text(_) = question.ask {
         let tokens = vec![1; text.split_whitespace().count()];
-        return Ok(Answer::Text(Generation { text, output_tokens: tokens.len(), tokens, prompt_tokens: 90, finish: Finish::EndOfTurn }));
+        return Ok(Answer::Text(Generation {
+            text,
+            output_tokens: tokens.len(),
+            tokens,
+            prompt_tokens: 90,
+            finish: Finish::EndOfTurn,
+        }));
     }
     let Rgb([red, green, blue]) = *question.prompt.image.as_ref().unwrap().get_pixel(0, 0);
     if blue == 255 {

@@ -11,9 +11,8 @@ use thicket_proto::v1::embedding_service_client::EmbeddingServiceClient;
 use thicket_proto::v1::embedding_service_server::{EmbeddingService, EmbeddingServiceServer};
 use thicket_proto::v1::*;
 use thicket_runtime::{
-    DEFAULT_STUCK_AFTER,
-    Batches, Call, Deadline, Drained, Fault, Health, Peer, Right, RoleConfig, Server, Services, StartError,
-    Stop, StopHandle, Work, Worker, WorkerOptions,
+    Batches, Call, DEFAULT_STUCK_AFTER, Deadline, Drained, Fault, Health, Peer, Right, RoleConfig, Server,
+    Services, StartError, Stop, StopHandle, Work, Worker, WorkerOptions,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
