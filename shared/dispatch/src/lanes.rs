@@ -1,0 +1,60 @@
+use crate::lane::{LaneQueue, Place};
+use crate::{Lane, Ticket};
+
+/// The lanes, and whose turn it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Lanes {
+    queues: [LaneQueue; Lane::ALL.len()],
+    high_burst: u32,
+    /// Questions of the high lane started since the low lane had its last turn or was empty.
+    burst: u32,
+}
+
+impl Lanes {
+    pub(crate) fn new(high_burst: u32) -> Self {
+        Self { queues: Default::default(), high_burst, burst: 0 }
+    }
+
+    pub(crate) fn len(&self, lane: Lane) -> usize {
+        self.queue(lane).len()
+    }
+
+    pub(crate) fn insert(&mut self, lane: Lane, place: Place) {
+        self.queue_mut(lane).insert(place);
+    }
+
+    /// Takes a question out that will not start. False where it does not wait.
+    pub(crate) fn remove(&mut self, lane: Lane, place: &Place) -> bool {
+        self.queue_mut(lane).remove(place)
+    }
+
+    /// The question that starts next.
+    pub(crate) fn next(&self) -> Option<Ticket> {
+        self.queue(self.turn()?).first()
+    }
+
+    /// Takes the question out that [`Self::next`] gave.
+    pub(crate) fn start(&mut self, lane: Lane, place: &Place) {
+        self.remove(lane, place);
+        self.burst = match lane {
+            Lane::High if !self.queue(Lane::Low).is_empty() => self.burst + 1,
+            _ => 0,
+        };
+    }
+
+    fn turn(&self) -> Option<Lane> {
+        let waits = |lane: &Lane| !self.queue(*lane).is_empty();
+        if self.burst >= self.high_burst && waits(&Lane::Low) {
+            return Some(Lane::Low);
+        }
+        Lane::ALL.into_iter().find(waits)
+    }
+
+    fn queue(&self, lane: Lane) -> &LaneQueue {
+        &self.queues[lane as usize]
+    }
+
+    fn queue_mut(&mut self, lane: Lane) -> &mut LaneQueue {
+        &mut self.queues[lane as usize]
+    }
+}
