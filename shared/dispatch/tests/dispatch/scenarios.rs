@@ -204,6 +204,27 @@ fn a_question_is_passed_over_so_often_for_those_whose_images_have_room_and_no_mo
 }
 
 #[test]
+fn an_urgent_newcomer_is_not_passed_over_together_with_one_that_was_passed_over_enough() {
+    let mut dispatcher = dispatcher(Settings { pass_over: 1, ..settings() }, &[1, 1]);
+    let home = |image| {
+        let mut idle = dispatcher.clone();
+        submit(&mut idle, about(image));
+        asked(&mut idle, 0).unwrap().1
+    };
+    let elsewhere = (2..).find(|image| home(*image) != home(1)).unwrap();
+    submit(&mut dispatcher, about(1));
+    assert!(asked(&mut dispatcher, 0).is_some());
+    let passed = submit(&mut dispatcher, about(1));
+    let passes = submit(&mut dispatcher, about(elsewhere));
+    let (first, at, _) = asked(&mut dispatcher, 0).unwrap();
+    assert_eq!(first, passes);
+    let _ = dispatcher.answered(passes, at, secs(0));
+    let urgent = submit(&mut dispatcher, Question { deadline: Some(secs(9)), ..about(1) });
+    let last = submit(&mut dispatcher, about(elsewhere));
+    assert_eq!(order(&mut dispatcher), [urgent, passed, last]);
+}
+
+#[test]
 fn a_batch_question_passes_over_no_interactive_one() {
     let mut dispatcher = dispatcher(Settings { pass_over: 9, ..settings() }, &[1, 1]);
     let home = |image| {
