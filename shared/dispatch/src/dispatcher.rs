@@ -17,6 +17,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const RETRY_AFTER_LEAST: Duration = Duration::from_millis(100);
 const RETRY_AFTER_MOST: Duration = Duration::from_secs(30);
 
+/// Questions of a lane that are looked at to find one whose replica has room.
+const LOOKED_AT: usize = 64;
+
 /// A copy of a question that a replica has.
 #[derive(Debug, Clone, Copy)]
 struct Flight {
@@ -33,6 +36,8 @@ struct Open {
     /// Copies that were ever sent.
     sends: u32,
     is_hedged: bool,
+    /// Questions behind it that started before it.
+    passed_over: u32,
     /// Replicas that failed it or were lost with it.
     failed_at: Vec<ReplicaId>,
 }
@@ -178,7 +183,15 @@ impl Dispatcher {
         if let Some(deadline) = question.deadline {
             self.deadlines.insert((deadline, ticket));
         }
-        let open = Open { question, place, flights: vec![], sends: 0, is_hedged: false, failed_at: vec![] };
+        let open = Open {
+            question,
+            place,
+            flights: vec![],
+            sends: 0,
+            is_hedged: false,
+            passed_over: 0,
+            failed_at: vec![],
+        };
         self.open.insert(ticket, open);
         Ok(ticket)
     }
@@ -300,12 +313,15 @@ impl Dispatcher {
     }
 
     fn start(&mut self) -> Option<Action> {
-        let ticket = self.lanes.next()?;
+        let (ticket, replica) = self.next(self.lanes.turn()?)?;
         let open = self.open.get(&ticket)?;
-        let wish = Wish { ticket, image: open.question.image, avoid: &open.failed_at, except: &[] };
-        let replica = self.fleet.choose(wish, self.now)?;
         let why = if open.sends == 0 { Why::First } else { Why::Retry };
-        self.lanes.start(open.question.lane, &open.place);
+        let (lane, place) = (open.question.lane, open.place);
+        let passed_over: Vec<_> = self.lanes.in_order(lane).take_while(|other| *other < place).collect();
+        for other in passed_over {
+            self.open.get_mut(&other.ticket)?.passed_over += 1;
+        }
+        self.lanes.start(lane, &place);
         if why == Why::First {
             self.retries.call();
             self.hedges.call();
@@ -313,6 +329,40 @@ impl Dispatcher {
         self.send(ticket, replica);
         self.watch(ticket);
         Some(Action::Ask { ticket, replica, why })
+    }
+
+    /// The question of a lane that starts next, and where: the first, or one behind it that finds room where its image
+    /// belongs when the first does not and may still be passed over.
+    fn next(&self, lane: Lane) -> Option<(Ticket, ReplicaId)> {
+        let mut waiting = self.lanes.in_order(lane).take(LOOKED_AT);
+        let first = waiting.next()?;
+        let (elsewhere, is_home) = self.choose(first.ticket)?;
+        let has_image = self.open.get(&first.ticket)?.question.image.is_some();
+        if is_home || !has_image {
+            return Some((first.ticket, elsewhere));
+        }
+        let may_pass =
+            |ticket| self.open.get(&ticket).is_some_and(|open| open.passed_over < self.settings.pass_over);
+        let mut before = first;
+        for place in waiting {
+            if !may_pass(before.ticket) || place.urgency != first.urgency {
+                break;
+            }
+            if let Some((home, true)) = self.choose(place.ticket) {
+                return Some((place.ticket, home));
+            }
+            before = place;
+        }
+        Some((first.ticket, elsewhere))
+    }
+
+    /// The replica that takes a waiting question, and whether its image belongs there.
+    fn choose(&self, ticket: Ticket) -> Option<(ReplicaId, bool)> {
+        let open = self.open.get(&ticket)?;
+        let wish = Wish { ticket, image: open.question.image, avoid: &open.failed_at, except: &[] };
+        let replica = self.fleet.choose(wish, self.now)?;
+        let home = open.question.image.and_then(|image| self.fleet.home(image, self.now));
+        Some((replica, home == Some(replica)))
     }
 
     fn hedge(&mut self) -> Option<Action> {

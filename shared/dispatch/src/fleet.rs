@@ -80,6 +80,13 @@ impl Fleet {
         self.replicas.values().filter_map(|replica| replica.accepts_again(now)).min()
     }
 
+    /// Where an image belongs: the first in the order that it gives those who accept questions, whatever they have.
+    pub(crate) fn home(&self, image: ImageKey, now: Duration) -> Option<ReplicaId> {
+        let weigh = |(id, replica): (&ReplicaId, &Replica)| (weight(image.0, id.0, replica.capacity()), *id);
+        let accepting = self.replicas.iter().filter(|(_, replica)| replica.accepts(now));
+        accepting.map(weigh).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, id)| id)
+    }
+
     /// The replica for a question: of those that have room and are below their bound, the first in the order that the
     /// image gives them; for a question without an image the least loaded. `None` only where no replica that may be
     /// taken has room, or all that have are excepted or at their bound.

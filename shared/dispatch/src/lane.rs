@@ -7,9 +7,9 @@ use crate::{Question, Ticket, Urgency};
 /// comes back has the place it had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
-    urgency: Urgency,
+    pub(crate) urgency: Urgency,
     deadline: Duration,
-    ticket: Ticket,
+    pub(crate) ticket: Ticket,
 }
 
 impl Place {
@@ -34,8 +34,8 @@ impl LaneQueue {
         self.places.is_empty()
     }
 
-    pub(crate) fn first(&self) -> Option<Ticket> {
-        self.places.first().map(|place| place.ticket)
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = Place> {
+        self.places.iter().copied()
     }
 
     pub(crate) fn insert(&mut self, place: Place) {

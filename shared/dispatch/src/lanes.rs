@@ -1,5 +1,5 @@
+use crate::Lane;
 use crate::lane::{LaneQueue, Place};
-use crate::{Lane, Ticket};
 
 /// The lanes, and whose turn it is.
 #[derive(Debug, Clone)]
@@ -28,26 +28,26 @@ impl Lanes {
         self.queue_mut(lane).remove(place)
     }
 
-    /// The question that starts next.
-    pub(crate) fn next(&self) -> Option<Ticket> {
-        self.queue(self.turn()?).first()
+    /// The lane whose turn it is; it has a question.
+    pub(crate) fn turn(&self) -> Option<Lane> {
+        let waits = |lane: &Lane| !self.queue(*lane).is_empty();
+        if self.burst >= self.high_burst && waits(&Lane::Low) {
+            return Some(Lane::Low);
+        }
+        Lane::ALL.into_iter().find(waits)
     }
 
-    /// Takes the question out that [`Self::next`] gave.
+    pub(crate) fn in_order(&self, lane: Lane) -> impl Iterator<Item = Place> {
+        self.queue(lane).in_order()
+    }
+
+    /// Takes a question of the lane out whose turn it is.
     pub(crate) fn start(&mut self, lane: Lane, place: &Place) {
         self.remove(lane, place);
         self.burst = match lane {
             Lane::High if !self.queue(Lane::Low).is_empty() => self.burst + 1,
             _ => 0,
         };
-    }
-
-    fn turn(&self) -> Option<Lane> {
-        let waits = |lane: &Lane| !self.queue(*lane).is_empty();
-        if self.burst >= self.high_burst && waits(&Lane::Low) {
-            return Some(Lane::Low);
-        }
-        Lane::ALL.into_iter().find(waits)
     }
 
     fn queue(&self, lane: Lane) -> &LaneQueue {

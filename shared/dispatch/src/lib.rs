@@ -8,8 +8,9 @@
 //! **Lanes.** [`Lane::High`] goes first, but of [`Settings::high_burst`]` + 1` questions started in a row while the low
 //! lane waits, at least one is the low lane's. [`Lane::Ahead`] goes when both are empty. Within a lane interactive goes
 //! before batch, then the earliest deadline, then arrival; the bound is the lane's, so that batch work waits for as long
-//! as interactive work fills its lane. The first of the lane whose turn it is goes next, whatever image it asks about:
-//! no question is passed over for another one's affinity.
+//! as interactive work fills its lane. The first of the lane whose turn it is goes next, whatever image it asks about,
+//! unless [`Settings::pass_over`] lets that many questions of its urgency behind it go first, to where their images are.
+//! Then a question of its lane and urgency is passed over at most so often in all, and the lane's bound stays.
 //!
 //! **Admission.** A lane takes questions up to its limit and refuses the rest with a delay. A question that was taken
 //! keeps its right to a place: those that come back from a replica, or are moved by [`Dispatcher::promote`], wait beside

@@ -85,6 +85,11 @@ pub struct Settings {
     pub queue: QueueLimits,
     /// Most questions of the high lane that start in a row while the low lane waits, at least 1.
     pub high_burst: u32,
+    /// How many questions behind it in its lane may start before a question, because the replica of their image has
+    /// room and that of its own has none; 0 keeps the order strict. Under a load that fills every replica, a replica
+    /// that has room again takes whatever is first, and images are seen again and again; with some tens at least,
+    /// questions find their replica under that load too.
+    pub pass_over: u32,
     /// How much of its fair share a replica may have in flight, in percent: at least 100.
     pub load_percent: u32,
     /// How often a question is sent, hedges among them: at least 1.
@@ -152,12 +157,13 @@ impl Settings {
 }
 
 impl Default for Settings {
-    /// Queues of 1,024, 4,096 and 256; four of the high lane to one of the low; loads of at most 1.25 times the fair
+    /// Queues of 1,024, 4,096 and 256; four of the high lane to one of the low; strict order; loads of at most 1.25 times the fair
     /// share; three attempts; back-off from 100 ms to 10 s; a tenth of the calls retried; no hedging.
     fn default() -> Self {
         Self {
             queue: QueueLimits { high: 1024, low: 4096, ahead: 256 },
             high_burst: 4,
+            pass_over: 0,
             load_percent: 125,
             attempts: 3,
             backoff: Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(10) },

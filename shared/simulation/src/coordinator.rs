@@ -243,7 +243,10 @@ impl<'a> Coordinator<'a> {
             }
             Err(Refused::Full { .. }) if lane == Lane::Ahead => {}
             Err(Refused::Full { retry_after, .. }) => {
-                self.effects.push(Effect::Later(query, now.saturating_add(retry_after)));
+                let later = now.saturating_add(retry_after);
+                // Its patience may end before.
+                let later = search.deadline.map_or(later, |deadline| later.min(deadline));
+                self.effects.push(Effect::Later(query, later));
             }
             Err(Refused::Expired { .. }) => self.end(query, End::Expired, now),
         }

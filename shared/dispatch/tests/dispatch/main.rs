@@ -1,5 +1,6 @@
 //! The dispatcher as its callers see it.
 
+mod node;
 mod properties;
 mod scenarios;
 mod world;

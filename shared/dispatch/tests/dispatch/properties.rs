@@ -72,10 +72,12 @@ fn settings() -> impl Strategy<Value = Settings> {
     let queue =
         (1usize..8, 1usize..8, 0usize..6).prop_map(|(high, low, ahead)| QueueLimits { high, low, ahead });
     let share = || (0u32..=100, 0u32..4).prop_map(|(percent, burst)| Share { percent, burst });
-    (queue, 1u32..4, 100u32..300, 1u32..5, share(), share()).prop_map(
-        |(queue, high_burst, load_percent, attempts, retries, hedges)| Settings {
+    let pass_over = prop_oneof![Just(0u32), 1u32..4];
+    (queue, 1u32..4, pass_over, 100u32..300, 1u32..5, share(), share()).prop_map(
+        |(queue, high_burst, pass_over, load_percent, attempts, retries, hedges)| Settings {
             queue,
             high_burst,
+            pass_over,
             load_percent,
             attempts,
             backoff: Backoff { base: Duration::from_millis(5), cap: Duration::from_millis(40) },

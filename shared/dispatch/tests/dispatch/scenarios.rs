@@ -179,6 +179,68 @@ fn an_image_goes_to_one_replica_until_that_has_more_than_its_share() {
 }
 
 #[test]
+fn a_question_is_passed_over_so_often_for_those_whose_images_have_room_and_no_more() {
+    for pass_over in [0, 2] {
+        let mut dispatcher = dispatcher(Settings { pass_over, ..settings() }, &[1, 1]);
+        let (first, second) = (replica(0), replica(1));
+        let home = |image| {
+            let mut idle = dispatcher.clone();
+            submit(&mut idle, about(image));
+            asked(&mut idle, 0).unwrap().1
+        };
+        let image_at = |replica| (0..).find(|image| home(*image) == replica).unwrap();
+        let (at_first, at_second) = (image_at(first), image_at(second));
+        // The first replica is busy for good; all but one question belong to the second.
+        submit(&mut dispatcher, about(at_first));
+        assert_eq!(asked(&mut dispatcher, 0).unwrap().1, first);
+        let stuck = submit(&mut dispatcher, about(at_first));
+        let others = [(); 3].map(|()| submit(&mut dispatcher, about(at_second)));
+        let order = order(&mut dispatcher);
+        match pass_over {
+            0 => assert_eq!(order, [stuck, others[0], others[1], others[2]]),
+            _ => assert_eq!(order, [others[0], others[1], stuck, others[2]]),
+        }
+    }
+}
+
+#[test]
+fn an_urgent_newcomer_is_not_passed_over_together_with_one_that_was_passed_over_enough() {
+    let mut dispatcher = dispatcher(Settings { pass_over: 1, ..settings() }, &[1, 1]);
+    let home = |image| {
+        let mut idle = dispatcher.clone();
+        submit(&mut idle, about(image));
+        asked(&mut idle, 0).unwrap().1
+    };
+    let elsewhere = (2..).find(|image| home(*image) != home(1)).unwrap();
+    submit(&mut dispatcher, about(1));
+    assert!(asked(&mut dispatcher, 0).is_some());
+    let passed = submit(&mut dispatcher, about(1));
+    let passes = submit(&mut dispatcher, about(elsewhere));
+    let (first, at, _) = asked(&mut dispatcher, 0).unwrap();
+    assert_eq!(first, passes);
+    let _ = dispatcher.answered(passes, at, secs(0));
+    let urgent = submit(&mut dispatcher, Question { deadline: Some(secs(9)), ..about(1) });
+    let last = submit(&mut dispatcher, about(elsewhere));
+    assert_eq!(order(&mut dispatcher), [urgent, passed, last]);
+}
+
+#[test]
+fn a_batch_question_passes_over_no_interactive_one() {
+    let mut dispatcher = dispatcher(Settings { pass_over: 9, ..settings() }, &[1, 1]);
+    let home = |image| {
+        let mut idle = dispatcher.clone();
+        submit(&mut idle, about(image));
+        asked(&mut idle, 0).unwrap().1
+    };
+    let elsewhere = (2..).find(|image| home(*image) != home(1)).unwrap();
+    submit(&mut dispatcher, about(1));
+    assert!(asked(&mut dispatcher, 0).is_some());
+    let interactive = submit(&mut dispatcher, about(1));
+    submit(&mut dispatcher, Question { urgency: Urgency::Batch, ..about(elsewhere) });
+    assert_eq!(asked(&mut dispatcher, 0).unwrap().0, interactive);
+}
+
+#[test]
 fn images_are_shared_out_by_capacity() {
     let mut dispatcher = dispatcher(settings(), &[1, 3]);
     let mut at_first = 0;

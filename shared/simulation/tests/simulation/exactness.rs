@@ -69,7 +69,10 @@ fn decides_as_the_plain_algorithm(scenario: &Scenario, run: &Run) -> Result<(), 
         }
     }
     let mut questions = 0;
-    for (query, end, interaction, _) in &run.ends {
+    for (query, end, interaction, ended) in &run.ends {
+        if *end == End::Expired && Some(*ended - run.arrivals[*query]) != scenario.patience {
+            return Err(format!("query {query} expired at {ended:?}, not with its patience"));
+        }
         let End::Done(outcome) = end else { continue };
         let refined = outcome.refined().map(|(round, anchor)| (round, *anchor));
         let wanted = reference.rounds[*query].zip(reference.anchors[*query]);
@@ -84,7 +87,8 @@ fn decides_as_the_plain_algorithm(scenario: &Scenario, run: &Run) -> Result<(), 
                 interaction.answers()
             ));
         }
-        if scenario.at_a_time == 1 && interaction.questions_answered() != count {
+        // Nothing is asked ahead of the first answer.
+        if (scenario.at_a_time == 1 || count == 1) && interaction.questions_answered() != count {
             return Err(format!("query {query} was asked in vain: {:?}", interaction.answers()));
         }
         questions += count;

@@ -68,6 +68,17 @@ fn questions_find_the_replica_that_keeps_their_image() {
 }
 
 #[test]
+fn busy_replicas_keep_their_images_where_questions_may_be_passed_over() {
+    let images = Service { image: between(100, 100), images_held: 20, ..one_question(4, NONE, 0).service };
+    let strict = Scenario { gallery: 60, service: images, ..one_question(4, between(0, 20), 4_000) };
+    let dispatch = thicket_dispatch::Settings { pass_over: 64, ..strict.dispatch };
+    let (strict, lenient) = (measure(&strict), measure(&Scenario { dispatch, ..strict }));
+    // Four replicas serve 20 a second that see every image and 40 that hold every image.
+    assert!(strict.per_second < 25.0 && lenient.per_second > 36.0, "{strict:?} {lenient:?}");
+    assert!(lenient.p99 < strict.p99, "{strict:?} {lenient:?}");
+}
+
+#[test]
 fn a_scenario_that_cannot_be_simulated_is_refused() {
     let refused = |scenario| capacity(&scenario, 0).unwrap_err().to_string();
     assert_eq!(refused(Scenario { replicas: 0, ..calm() }), "replicas: at least 1, got 0");

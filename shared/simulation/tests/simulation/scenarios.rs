@@ -43,11 +43,12 @@ pub(crate) fn calm() -> Scenario {
     }
 }
 
-/// Questions are asked ahead and hedged.
+/// Questions are asked ahead, hedged and passed over.
 pub(crate) fn eager(scenario: Scenario) -> Scenario {
     Scenario {
         at_a_time: 4,
         dispatch: thicket_dispatch::Settings {
+            pass_over: 4,
             hedge_after: HedgeAfter::Fixed(millis(60)),
             hedges: Share { percent: 50, burst: 5 },
             ..scenario.dispatch
