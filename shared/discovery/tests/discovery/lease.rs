@@ -41,13 +41,19 @@ async fn a_key_deleted_behind_its_back_is_put_again() {
 async fn a_value_overwritten_under_its_lease_is_put_right() {
     let Some(etcd) = Etcd::start().await else { return };
     let directory = follow(&etcd.config());
-    let _registration = register(&etcd.config(), member(Role::Gallery, "a")).await;
+    let right = member(Role::Gallery, "a");
+    let _registration = register(&etcd.config(), right.clone()).await;
     sees(&directory, are(["a"])).await;
+    let mut wrong = right.clone();
+    wrong.capacity = 9;
     let mut client = etcd.client().await;
     let options = etcd_client::PutOptions::new().with_lease(lease_of(&client, KEY).await);
-    client.put(KEY, "garbage", Some(options)).await.unwrap();
-    sees(&directory, are([])).await;
-    sees(&directory, are(["a"])).await;
+    client.put(KEY, wrong.encode().unwrap(), Some(options)).await.unwrap();
+    let is_right = async || {
+        let found = client.kv_client().get(KEY, None).await.unwrap();
+        found.kvs().iter().any(|entry| entry.version() > 2 && entry.value() == right.encode().unwrap())
+    };
+    eventually("it is put right", is_right, String::new).await;
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ pub(crate) fn member(role: Role, instance: &str) -> Member {
 }
 
 pub(crate) fn follow(config: &EtcdConfig) -> Directory {
-    Directory::start(Source::Etcd(config.clone())).unwrap()
+    Directory::start(Source::Etcd(Box::new(config.clone()))).unwrap()
 }
 
 /// Registers and waits until it is done.
