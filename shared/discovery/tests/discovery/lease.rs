@@ -77,6 +77,22 @@ async fn of_two_processes_by_one_name_the_later_counts_until_it_leaves() {
 }
 
 #[tokio::test]
+async fn who_is_superseded_takes_nothing_of_the_others_along() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let first = register(&etcd.config(), member(Role::Gallery, "a")).await;
+    let _second = register(&etcd.config(), member(Role::Gallery, "a")).await;
+    stands(&first, Standing::Superseded).await;
+    let client = etcd.client().await;
+    let put =
+        async || client.kv_client().get(KEY, None).await.unwrap().kvs().first().map(|entry| entry.version());
+    let before = put().await;
+    assert_eq!(before, Some(2));
+    first.withdraw().await.unwrap();
+    first.close().await.unwrap();
+    assert_eq!(put().await, before);
+}
+
+#[tokio::test]
 async fn a_restarted_process_keeps_its_name_when_the_old_lease_runs_out() {
     let Some(etcd) = Etcd::start().await else { return };
     let directory = follow(&etcd.config());
