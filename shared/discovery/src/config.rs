@@ -3,8 +3,11 @@ use std::time::Duration;
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 
-use crate::Address;
+use tonic::transport::Endpoint;
+
 use crate::keys::Prefix;
+use crate::session::causes;
+use crate::{Address, shown};
 
 /// Shortest lease. etcd itself grants no less than 1.5 of its election timeouts, 2 s by default.
 pub const MIN_LEASE_TTL: Duration = Duration::from_secs(1);
@@ -20,7 +23,7 @@ pub struct EtcdConfig {
     pub endpoints: Vec<Address>,
     /// What this cluster's keys begin with.
     pub prefix: Prefix,
-    /// Certificates, for `https` endpoints. Without them such an endpoint must have a certificate of a public authority.
+    /// Certificates, which `https` endpoints must have and others must not.
     pub tls: Option<TlsFiles>,
     /// User and password, where etcd asks for them.
     pub login: Option<Login>,
@@ -88,6 +91,18 @@ pub enum ConfigError {
         /// The endpoint.
         endpoint: String,
     },
+    /// An endpoint is called over TLS and no authority is given: no certificate would be trusted.
+    #[error("etcd endpoint {endpoint} is https, but no CA file is given")]
+    NoAuthority {
+        /// The endpoint.
+        endpoint: String,
+    },
+    /// Certificate and key do not do together.
+    #[error("etcd certificates cannot be used: {reason}")]
+    Tls {
+        /// Why not.
+        reason: String,
+    },
     /// The lease's time is out of range.
     #[error("lease ttl is {actual:?}, allowed are whole seconds from {MIN_LEASE_TTL:?} to {MAX_LEASE_TTL:?}")]
     LeaseTtl {
@@ -128,15 +143,21 @@ impl EtcdConfig {
         if self.endpoints.is_empty() {
             return Err(ConfigError::NoEndpoint);
         }
-        let plain = self.endpoints.iter().find(|endpoint| self.tls.is_some() && !endpoint.is_secure());
-        if let Some(endpoint) = plain {
-            return Err(ConfigError::PlainEndpoint { endpoint: endpoint.to_string() });
+        if let Some(odd) = self.endpoints.iter().find(|endpoint| self.tls.is_some() != endpoint.is_secure()) {
+            let endpoint = odd.to_string();
+            return Err(match odd.is_secure() {
+                true => ConfigError::NoAuthority { endpoint },
+                false => ConfigError::PlainEndpoint { endpoint },
+            });
         }
         let whole = self.lease_ttl.subsec_nanos() == 0;
         if !whole || !(MIN_LEASE_TTL..=MAX_LEASE_TTL).contains(&self.lease_ttl) {
             return Err(ConfigError::LeaseTtl { actual: self.lease_ttl });
         }
-        self.options().map(drop)
+        if let Some(tls) = &self.tls {
+            tls.check()?;
+        }
+        self.login.as_ref().map_or(Ok(()), |login| login.password().map(drop))
     }
 
     /// What the client needs, from the files as they are now.
@@ -156,8 +177,18 @@ impl EtcdConfig {
 }
 
 impl TlsFiles {
+    /// Reads the files and has a connector made of them, which looks into certificate and key.
+    fn check(&self) -> Result<(), ConfigError> {
+        let anywhere = Endpoint::from_static("https://etcd:2379");
+        let connector = anywhere.tls_config(self.options()?);
+        connector.map(drop).map_err(|error| ConfigError::Tls { reason: shown(&causes(&error)) })
+    }
+
     fn options(&self) -> Result<TlsOptions, ConfigError> {
         let ca = read("etcd CA", &self.ca)?;
+        if !ca.contains("-----BEGIN CERTIFICATE-----") {
+            return Err(unusable("etcd CA", &self.ca, "it holds no certificate in PEM"));
+        }
         let mut options = TlsOptions::new().ca_certificate(Certificate::from_pem(ca));
         if let Some((certificate, key)) = &self.identity {
             let certificate = read("etcd certificate", certificate)?;
@@ -213,6 +244,30 @@ mod tests {
         let tls = Some(TlsFiles { ca: "ca.pem".into(), identity: None });
         let error = EtcdConfig { tls, ..config("http://etcd:2379") }.check().unwrap_err();
         assert!(matches!(error, ConfigError::PlainEndpoint { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_endpoint_over_tls_needs_an_authority() {
+        let error = config("https://etcd:2379").check().unwrap_err();
+        assert!(matches!(error, ConfigError::NoAuthority { .. }), "{error}");
+    }
+
+    #[test]
+    fn files_that_hold_no_certificate_or_key_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = rcgen::generate_simple_self_signed(["etcd".to_owned()]).unwrap();
+        let (good, bad) = (folder.path().join("good.pem"), folder.path().join("bad.pem"));
+        std::fs::write(&good, authority.cert.pem()).unwrap();
+        std::fs::write(&bad, "garbage").unwrap();
+        let check = |ca: &Path, identity| {
+            let tls = Some(TlsFiles { ca: ca.into(), identity });
+            EtcdConfig { tls, ..config("https://etcd:2379") }.check()
+        };
+        assert_eq!(check(&good, None), Ok(()));
+        assert!(matches!(check(&bad, None), Err(ConfigError::File { .. })));
+        let error = check(&good, Some((good.clone(), bad))).unwrap_err();
+        assert!(matches!(&error, ConfigError::Tls { .. }), "{error}");
+        assert_eq!(error.to_string().lines().count(), 1, "{error}");
     }
 
     #[test]

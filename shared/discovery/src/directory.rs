@@ -13,7 +13,7 @@ use crate::{Address, DiscoveryError, Members, resolve};
 #[derive(Debug, Clone)]
 pub enum Source {
     /// Every process that registers in etcd.
-    Etcd(EtcdConfig),
+    Etcd(Box<EtcdConfig>),
     /// A fixed list. A host name is resolved again every [`crate::RESOLVE_INTERVAL`], and is as many members as it has
     /// addresses; called over TLS it stays one member, because certificates name it.
     Static(Vec<StaticPeer>),
@@ -58,7 +58,7 @@ impl Directory {
         let publisher = Publisher { members, known, link };
         let thread = Thread::start("discovery", move || async move {
             match source {
-                Source::Etcd(config) => follow::follow(config, publisher).await,
+                Source::Etcd(config) => follow::follow(*config, publisher).await,
                 Source::Static(peers) => resolve::follow(peers, publisher, resolve::by_system).await,
             }
         })?;

@@ -11,7 +11,7 @@
 //! let address = Address::parse("http://10.0.0.7:7702")?;
 //! let member = Member::new(Role::Gallery, InstanceId::random(), address);
 //! let registration = Registration::start(&etcd, member)?;
-//! let directory = Directory::start(Source::Etcd(etcd))?;
+//! let directory = Directory::start(Source::Etcd(Box::new(etcd)))?;
 //! directory.known().await?;
 //! for answer in directory.members().of(Role::Answer) {
 //!     println!("{}", answer.address);

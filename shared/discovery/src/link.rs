@@ -88,6 +88,9 @@ impl Drop for Connectivity {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -102,6 +105,50 @@ mod tests {
         assert_eq!(*link.borrow(), Link::Down { reason: "refused".to_owned() });
         connectivity.up("b");
         assert_eq!(*link.borrow(), Link::Up { endpoint: "b".to_owned() });
+    }
+
+    /// Counts the lines of a log.
+    struct Lines(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Lines {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() <= tracing::Level::INFO
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn each_change_is_one_line_of_the_log_however_often_it_is_confirmed() {
+        let lines = Arc::new(AtomicUsize::new(0));
+        tracing::subscriber::with_default(Lines(lines.clone()), || {
+            let (mut connectivity, _link) = Connectivity::new("members", 1);
+            let logged = || lines.load(Ordering::Relaxed);
+            for count in [2, 4, 6] {
+                for _ in 0..5 {
+                    connectivity.failed("refused");
+                }
+                assert_eq!(logged(), count - 1);
+                for _ in 0..5 {
+                    connectivity.up("a");
+                }
+                assert_eq!(logged(), count);
+            }
+        });
     }
 
     #[test]

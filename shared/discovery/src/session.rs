@@ -104,16 +104,25 @@ async fn bounded<T>(
 
 /// One line, with the causes that tonic keeps to itself.
 fn reason(error: &etcd_client::Error) -> String {
-    let (mut reason, mut cause) = match error {
+    let reason = match error {
         etcd_client::Error::GRpcStatus(status) => {
-            (status.message().to_owned(), std::error::Error::source(status))
+            let cause = std::error::Error::source(status).map(causes);
+            cause
+                .map_or_else(|| status.message().to_owned(), |cause| format!("{}: {cause}", status.message()))
         }
-        etcd_client::Error::TransportError(error) => (error.to_string(), std::error::Error::source(error)),
-        error => (error.to_string(), None),
+        etcd_client::Error::TransportError(error) => causes(error),
+        error => error.to_string(),
     };
+    shown(&reason)
+}
+
+/// An error and what caused it.
+pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut causes = error.to_string();
+    let mut cause = error.source();
     while let Some(inner) = cause {
-        reason += &format!(": {inner}");
+        causes += &format!(": {inner}");
         cause = inner.source();
     }
-    shown(&reason)
+    causes
 }

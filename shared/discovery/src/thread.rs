@@ -1,3 +1,5 @@
+use std::sync::mpsc;
+
 use tokio::sync::oneshot;
 
 use crate::DiscoveryError;
@@ -17,12 +19,18 @@ impl Thread {
     where
         F: Future<Output = ()>,
     {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(DiscoveryError::Thread)?;
         let (stop, stopped) = oneshot::channel::<()>();
+        let (begun, beginning) = mpsc::sync_channel(1);
         let body = move || {
+            // Made here, because a runtime must not be dropped where the starter may be: inside another.
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = begun.send(Err(error));
+                    return;
+                }
+            };
+            let _ = begun.send(Ok(()));
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
@@ -33,6 +41,11 @@ impl Thread {
             runtime.shutdown_background();
         };
         std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(DiscoveryError::Thread)?;
+        match beginning.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(DiscoveryError::Thread(error)),
+            Err(_) => return Err(DiscoveryError::Stopped),
+        }
         Ok(Self { _stop: stop })
     }
 }

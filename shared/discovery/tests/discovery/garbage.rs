@@ -7,7 +7,7 @@ use crate::support::{are, follow, is_down, is_up, member, register, sees};
 
 const REASONS: [&str; 4] = ["json", "size", "protocol", "key"];
 
-/// Counters are of the process: tests that make them count take turns.
+/// Counters are of the process: the tests here, which alone make these count, take turns.
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// How many registrations were ignored so far, by reason.

@@ -41,13 +41,19 @@ async fn a_key_deleted_behind_its_back_is_put_again() {
 async fn a_value_overwritten_under_its_lease_is_put_right() {
     let Some(etcd) = Etcd::start().await else { return };
     let directory = follow(&etcd.config());
-    let _registration = register(&etcd.config(), member(Role::Gallery, "a")).await;
+    let right = member(Role::Gallery, "a");
+    let _registration = register(&etcd.config(), right.clone()).await;
     sees(&directory, are(["a"])).await;
+    let mut wrong = right.clone();
+    wrong.capacity = 9;
     let mut client = etcd.client().await;
     let options = etcd_client::PutOptions::new().with_lease(lease_of(&client, KEY).await);
-    client.put(KEY, "garbage", Some(options)).await.unwrap();
-    sees(&directory, are([])).await;
-    sees(&directory, are(["a"])).await;
+    client.put(KEY, wrong.encode().unwrap(), Some(options)).await.unwrap();
+    let is_right = async || {
+        let found = client.kv_client().get(KEY, None).await.unwrap();
+        found.kvs().iter().any(|entry| entry.version() > 2 && entry.value() == right.encode().unwrap())
+    };
+    eventually("it is put right", is_right, String::new).await;
 }
 
 #[tokio::test]
@@ -68,6 +74,22 @@ async fn of_two_processes_by_one_name_the_later_counts_until_it_leaves() {
     second.close().await.unwrap();
     stands(&first, Standing::Registered).await;
     sees(&directory, |members| members.of(Role::Gallery) == [changed.clone()]).await;
+}
+
+#[tokio::test]
+async fn who_is_superseded_takes_nothing_of_the_others_along() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let first = register(&etcd.config(), member(Role::Gallery, "a")).await;
+    let _second = register(&etcd.config(), member(Role::Gallery, "a")).await;
+    stands(&first, Standing::Superseded).await;
+    let client = etcd.client().await;
+    let put =
+        async || client.kv_client().get(KEY, None).await.unwrap().kvs().first().map(|entry| entry.version());
+    let before = put().await;
+    assert_eq!(before, Some(2));
+    first.withdraw().await.unwrap();
+    first.close().await.unwrap();
+    assert_eq!(put().await, before);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use thicket_runtime::Role;
 
 use crate::etcd::{Etcd, ip};
 use crate::proxy::Proxy;
-use crate::support::{are, follow, is_down, is_up, member, register, sees, stands};
+use crate::support::{are, follow, is_down, is_up, member, register, sees, stands, within};
 
 #[tokio::test]
 async fn a_watch_goes_on_after_a_compaction() {
@@ -65,7 +65,7 @@ async fn a_registration_moves_to_an_endpoint_that_can_be_reached() {
         let mut changed = member(Role::Gallery, "a");
         changed.capacity = if std::ptr::eq(cut, &one) { 2 } else { 3 };
         registration.update(changed).unwrap();
-        link.wait_for(moved).await.unwrap();
+        within(link.wait_for(moved)).await.unwrap();
     }
     // The lease went along.
     assert_eq!(client.clone().leases().await.unwrap().leases().len(), leases);
@@ -100,11 +100,11 @@ async fn an_etcd_that_hangs_is_noticed_and_found_again() {
     etcd.nodes[0].pause();
     is_down(&directory).await;
     let mut link = a.link();
-    link.wait_for(|link| !link.is_up()).await.unwrap();
+    within(link.wait_for(|link| !link.is_up())).await.unwrap();
     assert!(are(["a"])(&directory.members()));
     etcd.nodes[0].resume();
     is_up(&directory).await;
-    link.wait_for(Link::is_up).await.unwrap();
+    within(link.wait_for(Link::is_up)).await.unwrap();
     let _b = register(&etcd.config(), member(Role::Gallery, "b")).await;
     sees(&directory, are(["a", "b"])).await;
 }
@@ -123,7 +123,7 @@ async fn the_death_of_one_etcd_of_three_is_survived() {
         Link::Up { endpoint } => *endpoint != used,
         Link::Down { .. } => false,
     };
-    link.wait_for(moved).await.unwrap();
+    within(link.wait_for(moved)).await.unwrap();
     let _b = register(&config, member(Role::Gallery, "b")).await;
     sees(&directory, are(["a", "b"])).await;
 }
@@ -164,11 +164,13 @@ async fn one_may_start_before_etcd() {
     let directory = follow(&etcd.config());
     let registration = Registration::start(&etcd.config(), member(Role::Gallery, "a")).unwrap();
     let mut link = registration.link();
-    link.wait_for(|link| *link != Link::Down { reason: "not connected yet".to_owned() }).await.unwrap();
+    within(link.wait_for(|link| *link != Link::Down { reason: "not connected yet".to_owned() }))
+        .await
+        .unwrap();
     assert_eq!(*registration.standing().borrow(), Standing::Waiting);
     etcd.nodes[0].restart();
-    registration.registered().await.unwrap();
-    directory.known().await.unwrap();
+    within(registration.registered()).await.unwrap();
+    within(directory.known()).await.unwrap();
     sees(&directory, are(["a"])).await;
 }
 
@@ -181,7 +183,7 @@ async fn a_registration_that_never_was_is_closed_without_etcd() {
     let mut standing = registration.standing();
     registration.close().await.unwrap();
     // The thread ends: nothing changes any more.
-    while standing.changed().await.is_ok() {}
+    while within(standing.changed()).await.is_ok() {}
     assert_eq!(*standing.borrow(), Standing::Closed);
 }
 

@@ -8,7 +8,7 @@ use thicket_discovery::{EtcdConfig, Link, Login, TlsFiles};
 use thicket_runtime::Role;
 
 use crate::etcd::{Etcd, ip};
-use crate::support::{are, follow, is_up, member, register, sees};
+use crate::support::{are, follow, is_up, member, register, sees, within};
 
 /// An authority and what it signed, as PEM files in a folder.
 struct Authority {
@@ -91,7 +91,7 @@ async fn an_etcd_with_a_certificate_of_another_authority_is_not_trusted() {
         Link::Down { reason } => reason.contains("certificate"),
         Link::Up { .. } => panic!("it was trusted"),
     };
-    link.wait_for(refused).await.unwrap();
+    within(link.wait_for(refused)).await.unwrap();
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn etcd_is_used_as_the_user_of_a_password_file() {
         Link::Down { reason } => reason.contains("authentication failed"),
         Link::Up { .. } => panic!("it was let in"),
     };
-    link.wait_for(refused).await.unwrap();
+    within(link.wait_for(refused)).await.unwrap();
     // The file is read at every attempt.
     written(folder.path(), "password", "secret\n");
     is_up(&directory).await;

@@ -1,7 +1,7 @@
 use thicket_discovery::{Address, Directory, Link, Source, StaticPeer};
 use thicket_runtime::Role;
 
-use crate::support::{is_down, is_up, sees};
+use crate::support::{is_down, is_up, sees, within};
 
 fn peer(role: Role, address: &str) -> StaticPeer {
     StaticPeer { role, address: Address::parse(address).unwrap() }
@@ -12,7 +12,7 @@ async fn a_static_list_needs_no_etcd() {
     let peers =
         vec![peer(Role::Answer, "http://10.0.0.1:7703"), peer(Role::Gallery, "http://[fd00::1]:7702")];
     let directory = Directory::start(Source::Static(peers)).unwrap();
-    directory.known().await.unwrap();
+    within(directory.known()).await.unwrap();
     is_up(&directory).await;
     let members = directory.members();
     assert_eq!(members.of(Role::Answer)[0].address.to_string(), "http://10.0.0.1:7703");
@@ -35,9 +35,11 @@ async fn a_name_that_nobody_knows_is_told_and_takes_nothing_down() {
     let peers =
         vec![peer(Role::Answer, "http://nobody.invalid:7703"), peer(Role::Gallery, "http://10.0.0.2:7702")];
     let directory = Directory::start(Source::Static(peers)).unwrap();
-    directory.known().await.unwrap();
+    within(directory.known()).await.unwrap();
     let mut link = directory.link();
-    link.wait_for(|link| *link != Link::Down { reason: "not connected yet".to_owned() }).await.unwrap();
+    within(link.wait_for(|link| *link != Link::Down { reason: "not connected yet".to_owned() }))
+        .await
+        .unwrap();
     let reason = is_down(&directory).await;
     assert!(reason.starts_with("nobody.invalid cannot be resolved"), "{reason}");
     assert_eq!(directory.members().len(), 1);

@@ -20,13 +20,21 @@ pub(crate) async fn eventually(what: &str, holds: impl AsyncFn() -> bool, else_s
     assert!(held.is_ok(), "not in {DEADLINE:?}: {what}\n{}", else_say());
 }
 
+/// What a future gives, or the end of the test after [`DEADLINE`].
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("not in {DEADLINE:?}"),
+    }
+}
+
 pub(crate) fn member(role: Role, instance: &str) -> Member {
     let address = Address::parse("http://127.0.0.1:7702").unwrap();
     Member::new(role, InstanceId::new(instance).unwrap(), address)
 }
 
 pub(crate) fn follow(config: &EtcdConfig) -> Directory {
-    Directory::start(Source::Etcd(config.clone())).unwrap()
+    Directory::start(Source::Etcd(Box::new(config.clone()))).unwrap()
 }
 
 /// Registers and waits until it is done.
