@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use thicket_engine::Similarity;
 use thicket_index::MAX_DIMENSION;
 use thicket_proto::v1;
+use thicket_runtime::unix_ms;
 
 use crate::error::GalleryError;
+use crate::facets::CAPTURED_AT;
 
 /// Most characters of a collection's name.
 pub(crate) const NAME_CHARS: usize = 64;
@@ -25,7 +27,7 @@ const PAIRS: usize = 32;
 /// Most bytes of a key.
 const KEY_BYTES: usize = 64;
 /// Most bytes of a value.
-const VALUE_BYTES: usize = 1024;
+pub(crate) const VALUE_BYTES: usize = 1024;
 /// How far the norm of a unit vector may be from 1.
 const NORM_TOLERANCE: f64 = 1e-3;
 
@@ -185,6 +187,12 @@ fn shown(text: &str) -> String {
 }
 
 #[cfg(test)]
+    if let Some(time) = pairs.get(CAPTURED_AT)
+        && unix_ms(time).is_none()
+    {
+        let message = format!("a time as in 2026-03-01T08:30:00+01:00, got {}", shown(time));
+        return Err(GalleryError::invalid("metadata.captured_at", "METADATA_TIME_INVALID", message));
+    }
 mod tests {
     use super::*;
 
@@ -258,3 +266,6 @@ mod tests {
         assert_eq!(reason(metadata(long)), "METADATA_INVALID");
     }
 }
+        let captured = |time: &str| metadata(HashMap::from([(CAPTURED_AT.to_owned(), time.to_owned())]));
+        assert_eq!(reason(captured("yesterday")), "METADATA_TIME_INVALID");
+        captured("2026-03-01T08:30:00+01:00").unwrap();

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::check;
 use crate::collection::Collection;
 use crate::error::GalleryError;
+use crate::filter;
 use crate::gallery::Gallery;
 use crate::pool::Pool;
 use crate::record::ImageHash;
@@ -127,7 +128,8 @@ impl GalleryService for Service {
             }
             let top = check::top(request.top)?;
             let queries = check::queries(request.queries, collection.dimension)?;
-            collection.search(&queries, top, MAX_MESSAGE_BYTES - MESSAGE_MARGIN)
+            let filter = filter::parse(request.filter)?;
+            collection.search(&queries, top, filter.as_ref(), MAX_MESSAGE_BYTES - MESSAGE_MARGIN)
         });
         let ranked = ranked.await;
         if ranked.is_ok() {
@@ -157,7 +159,8 @@ impl GalleryService for Service {
         let ranked = self.pool.run(move || {
             check::item_ids(&request.ids)?;
             let query = check::query("query", request.query, collection.dimension)?;
-            collection.ranks(&query, &request.ids)
+            let filter = filter::parse(request.filter)?;
+            collection.ranks(&query, &request.ids, filter.as_ref())
         });
         answer(ranked.await.map(|ranks| v1::RankOfResponse { ranks }).map_err(Fault::from))
     }

@@ -14,6 +14,7 @@ mod demo;
 mod disk;
 mod failure;
 mod interrupt;
+mod metadata;
 mod models;
 mod npy;
 mod scratch;

@@ -30,6 +30,7 @@ mod role;
 mod server;
 mod shutdown;
 mod status;
+mod time;
 mod worker;
 
 pub use auth::{Caller, Right, TokensError};
@@ -51,4 +52,5 @@ pub use server::{
 };
 pub use shutdown::{Failure, Stop, StopHandle, run};
 pub use status::{ERROR_DOMAIN, Fault, PUSHBACK, Reason};
+pub use time::unix_ms;
 pub use worker::{DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Done, Stepped, Steps, Worker, WorkerOptions};

@@ -57,6 +57,8 @@ pub(crate) struct World {
     pub(crate) log: Vec<String>,
     /// The adapter that each question named.
     pub(crate) adapters: Vec<String>,
+    /// The filter of each search.
+    pub(crate) filters: Vec<Option<Filter>>,
 }
 
 impl World {
@@ -82,6 +84,7 @@ impl World {
             deleted_at_refinement: None,
             log: Vec::new(),
             adapters: Vec::new(),
+            filters: Vec::new(),
         }
     }
 
@@ -251,7 +254,7 @@ impl GalleryService for Fakes {
                     })
                 }
             };
-            Ok(UpsertResponse { id: item.id, result: Some(result) })
+            Ok(UpsertResponse { id: item.id, result: Some(result), ..Default::default() })
         });
         Ok(Response::new(Box::pin(results)))
     }
@@ -268,6 +271,7 @@ impl GalleryService for Fakes {
             return Err(Fault::failed_precondition("MODEL_MISMATCH", "another model").into());
         }
         let ranking = world.ranking(&request.collection, &request.queries[0].values)?;
+        world.filters.push(request.filter);
         let hits = ranking
             .into_iter()
             .take(request.top as usize)

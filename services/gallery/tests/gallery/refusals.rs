@@ -76,7 +76,8 @@ async fn an_unknown_collection_or_item_is_not_found_and_named() {
     let unknown = (Code::NotFound, "ITEM_NOT_FOUND".to_owned());
     let request = v1::ScoreRequest { collection: collection.clone(), query: Some(at(0.0)), ids: ids.clone() };
     assert_eq!(refusal(client.score(request).await), unknown);
-    let request = v1::RankOfRequest { collection: collection.clone(), query: Some(at(0.0)), ids };
+    let request =
+        v1::RankOfRequest { collection: collection.clone(), query: Some(at(0.0)), ids, filter: None };
     assert_eq!(refusal(client.rank_of(request).await), unknown);
     let request = v1::GetItemRequest { collection, id: "ghost".to_owned() };
     assert_eq!(refusal(client.get_item(request).await), unknown);
@@ -132,6 +133,8 @@ async fn a_bad_item_fails_alone() {
     gif.extend([0; 64]);
     let image = |bytes: Bytes| with_image(item("x", at(0.0)), bytes);
     let wide = noise(2, 5000, 1);
+    let mut no_time = item("x", at(0.0));
+    no_time.metadata.insert("captured_at".to_owned(), "yesterday".to_owned());
     let cases = [
         (item("", at(0.0)), 3, "ITEM_ID_INVALID"),
         (item(&"x".repeat(257), at(0.0)), 3, "ITEM_ID_INVALID"),
@@ -147,6 +150,7 @@ async fn a_bad_item_fails_alone() {
         (image(gif.into()), 3, "IMAGE_FORMAT_UNKNOWN"),
         (image(picture.slice(..picture.len() / 2)), 3, "IMAGE_UNDECODABLE"),
         (image(wide), 3, "IMAGE_TOO_LARGE"),
+        (no_time, 3, "METADATA_TIME_INVALID"),
     ];
     let mut items = vec![item("first", at(20.0))];
     for (bad, _, _) in &cases {

@@ -8,7 +8,7 @@ use thicket_datasets::{Dataset, Format, SplitName};
 use super::server::ServerArgs;
 use crate::client::{self, DEFAULT_COLLECTION, printable};
 use crate::upload::{Upload, upload};
-use crate::{Failure, console, disk};
+use crate::{Failure, console, disk, metadata};
 
 /// Refused images that are told one by one.
 const REFUSALS_SHOWN: usize = 20;
@@ -31,6 +31,12 @@ pub(crate) struct IngestArgs {
     /// Split of the data set: train, val or test
     #[arg(long, value_name = "SPLIT", default_value = "test", requires = "dataset")]
     split: SplitName,
+    /// Metadata of every image; several times for several pairs. `camera`, `captured_at` and `tags` can be searched by
+    #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = metadata::pair)]
+    common: Vec<(String, String)>,
+    /// Metadata of single images: a file of one JSON object a line, {"id": "a.png", "metadata": {"camera": "gate"}}
+    #[arg(long, value_name = "FILE")]
+    metadata: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,
     /// Print one JSON document
@@ -56,13 +62,18 @@ struct RefusalDocument {
 pub(super) async fn run(args: IngestArgs) -> Result<(), Failure> {
     let started = Instant::now();
     let (dataset, root, split) = (args.dataset, args.root.clone(), args.split);
-    let paths = args.paths.clone();
-    let uploads = super::blocking(move || match (dataset, root) {
-        (Some(format), Some(root)) => dataset_uploads(format, &root, split),
-        _ => Ok(disk::images(&paths)?
-            .into_iter()
-            .map(|(id, path)| Upload { id, path, metadata: HashMap::new() })
-            .collect()),
+    let (paths, common, by_id) = (args.paths.clone(), args.common.clone(), args.metadata.clone());
+    let uploads = super::blocking(move || {
+        let mut uploads = match (dataset, root) {
+            (Some(format), Some(root)) => dataset_uploads(format, &root, split)?,
+            _ => disk::images(&paths)?
+                .into_iter()
+                .map(|(id, path)| Upload { id, path, metadata: HashMap::new() })
+                .collect(),
+        };
+        let by_id = by_id.map_or_else(|| Ok(Default::default()), |file| metadata::read(&file))?;
+        metadata::add(&mut uploads, &common, by_id)?;
+        Ok(uploads)
     })
     .await?;
 

@@ -241,3 +241,41 @@ fn a_cluster_without_a_model_is_refused_before_a_port_opens() {
     up("/nonexistent").refuses(&["/nonexistent"]);
     assert!(!files.path("data").exists());
 }
+
+#[test]
+fn a_search_keeps_to_a_camera_a_time_and_tags() {
+    let files = Files::new();
+    let cluster = Cluster::start(&files.path("data"), &[]);
+    let folder = pictures(&files);
+    std::fs::remove_file(Path::new(&folder).join("broken.jpg")).unwrap();
+    let of_each = files.path("metadata.jsonl");
+    let lines = [
+        r#"{"id":"a.png","metadata":{"camera":"door","captured_at":"2026-03-01T08:00:00+01:00"}}"#,
+        r#"{"id":"b.png","metadata":{"captured_at":"2026-03-01T09:00:00Z","tags":"red, bag"}}"#,
+    ];
+    std::fs::write(&of_each, lines.join("\n")).unwrap();
+    let of_each = of_each.to_str().unwrap();
+    let ingest = ["ingest", &folder, "--meta", "camera=gate", "--meta", "tags=red", "--metadata", of_each];
+    cluster.run(&ingest).refuses_nothing();
+
+    let found = |filter: &[&str]| {
+        let search = ["search", "a woman", "--collection", "default", "--no-interaction", "--json"];
+        let found = cluster.run(&[&search[..], filter].concat()).json();
+        let hits = found["hits"].as_array().unwrap().iter();
+        let mut ids: Vec<String> = hits.map(|hit| hit["id"].as_str().unwrap().to_owned()).collect();
+        ids.sort_unstable();
+        ids.join(" ")
+    };
+    assert_eq!(found(&[]), "a.png b.png more/c.PNG");
+    assert_eq!(found(&["--camera", "gate"]), "b.png more/c.PNG");
+    assert_eq!(found(&["--camera", "gate", "--camera", "door", "--tag", "red"]), "a.png b.png more/c.PNG");
+    assert_eq!(found(&["--from", "2026-03-01T07:00:00Z", "--until", "2026-03-01T09:00:00Z"]), "a.png");
+    assert_eq!(found(&["--tag", "red", "--tag", "bag"]), "b.png");
+    assert_eq!(found(&["--any-tag", "bag", "--any-tag", "hat", "--camera", "door"]), "");
+
+    cluster.run(&["search", "a", "--from", "yesterday", "--json"]).refuses(&["--from", "yesterday"]);
+    cluster.run(&["search", "a", "--tag", "a,b", "--json"]).refuses(&["filter.tags_all[0]"]);
+    cluster.run(&["ingest", &folder, "--meta", "camera"]).refuses(&["--meta"]);
+    std::fs::write(of_each, r#"{"id":"ghost.png","metadata":{}}"#).unwrap();
+    cluster.run(&["ingest", &folder, "--metadata", of_each]).refuses(&["ghost.png"]);
+}
