@@ -259,6 +259,10 @@ impl GalleryService for Fakes {
         Ok(Response::new(Box::pin(results)))
     }
 
+    async fn compact(&self, _: Request<CompactRequest>) -> Result<Response<CompactResponse>, Status> {
+        Err(Status::unimplemented("the coordinator deletes nothing"))
+    }
+
     async fn delete(&self, _: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         Err(Status::unimplemented("the coordinator deletes nothing"))
     }
@@ -267,11 +271,11 @@ impl GalleryService for Fakes {
         let request = request.into_inner();
         let mut world = self.world();
         world.log.push(format!("search:{}", request.top));
+        world.filters.push(request.filter);
         if request.model_fingerprint != world.fingerprint_of_collection {
             return Err(Fault::failed_precondition("MODEL_MISMATCH", "another model").into());
         }
         let ranking = world.ranking(&request.collection, &request.queries[0].values)?;
-        world.filters.push(request.filter);
         let hits = ranking
             .into_iter()
             .take(request.top as usize)
@@ -403,6 +407,13 @@ impl AnswerService for Fakes {
         &self,
         _: Request<LoadAdapterRequest>,
     ) -> Result<Response<LoadAdapterResponse>, Status> {
+        Err(Status::unimplemented("not part of a search"))
+    }
+
+    async fn forget_images(
+        &self,
+        _: Request<ForgetImagesRequest>,
+    ) -> Result<Response<ForgetImagesResponse>, Status> {
         Err(Status::unimplemented("not part of a search"))
     }
 

@@ -141,7 +141,8 @@ fn a_folder_is_ingested_searched_listed_and_deleted() {
     assert_eq!(deleted.json()["deleted"], 1);
     assert!(deleted.json()["forgotten_answers"].is_u64(), "the answer service was told: {deleted:?}");
     let deleted = cluster.run(&["delete", "--collection", "lobby", "--all", "--yes", "--json"]).json();
-    assert_eq!(deleted["deleted"], 2);
+    assert_eq!((&deleted["deleted"], &deleted["unused_images"]), (&2.into(), &2.into()));
+    assert!(deleted["forgotten_answers"].is_u64(), "the answer service was told: {deleted}");
     assert_eq!(cluster.run(&["collections", "--json"]).json()["collections"], serde_json::json!([]));
     assert_eq!(cluster.stop(), Some(0));
 }
@@ -278,4 +279,59 @@ fn a_search_keeps_to_a_camera_a_time_and_tags() {
     cluster.run(&["ingest", &folder, "--meta", "camera"]).refuses(&["--meta"]);
     std::fs::write(of_each, r#"{"id":"ghost.png","metadata":{}}"#).unwrap();
     cluster.run(&["ingest", &folder, "--metadata", of_each]).refuses(&["ghost.png"]);
+}
+
+/// Every file below a folder, its path and its bytes.
+fn contents(folder: &Path) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.push([path.to_string_lossy().as_bytes(), &std::fs::read(&path).unwrap()[..]].concat());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_deleted_collection_leaves_no_byte_of_image_metadata_or_answers_on_the_disk() {
+    const MARK: &str = "camera at the back door of number 7";
+    let files = Files::new();
+    let data = files.path("data");
+    let cluster = Cluster::start(&data, &[]);
+    let folder = pictures(&files);
+    let picture = std::fs::read(Path::new(&folder).join("a.png")).unwrap();
+    let hash = blake3::hash(&picture);
+    let ingest = ["ingest", &folder, "--collection", "lobby", "--meta", &format!("note={MARK}")];
+    assert_eq!(cluster.run(&ingest).status, 1, "the broken picture alone fails");
+    // Every picture is asked about, so that answers are kept of each.
+    let search =
+        ["search", "a woman", "--collection", "lobby", "--xi", "2", "--rounds", "3", "--yes-threshold", "1"];
+    cluster.run(&search).refuses_nothing();
+    // Keys of kept answers begin with the image's hash.
+    let traces: [(&str, &[u8]); 4] = [
+        ("image", &picture),
+        ("metadata", MARK.as_bytes()),
+        ("hash", hash.as_bytes()),
+        ("hash in hex", &hash.to_hex().to_string().into_bytes()),
+    ];
+    let found = |below: &str| {
+        let contents = contents(&data.join(below));
+        let holds = |trace: &[u8]| {
+            contents.iter().any(|content| content.windows(trace.len()).any(|window| window == trace))
+        };
+        let there = traces.iter().filter(|(_, trace)| holds(trace)).map(|(name, _)| *name);
+        there.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(found("gallery"), "image, metadata, hash, hash in hex");
+    assert_eq!(found("answer"), "hash", "answers are kept of the image");
+    let deleted =
+        cluster.run(&["delete", "--collection", "lobby", "--all", "--compact", "--yes", "--json"]).json();
+    assert_eq!((&deleted["deleted"], &deleted["compacted"]), (&3.into(), &true.into()));
+    assert!(deleted["forgotten_answers"].as_u64().unwrap() >= 3, "{deleted}");
+    assert_eq!(found(""), "");
+    assert_eq!(cluster.stop(), Some(0));
+    assert_eq!(found(""), "");
 }
