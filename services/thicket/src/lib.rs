@@ -13,6 +13,7 @@ pub mod cpu;
 mod demo;
 mod disk;
 mod failure;
+mod forget;
 mod interrupt;
 mod metadata;
 mod models;

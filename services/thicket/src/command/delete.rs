@@ -1,22 +1,18 @@
 use std::io::{BufRead, IsTerminal, Write};
-use std::time::Duration;
 
 use serde::Serialize;
-use thicket_proto::v1::{CompactRequest, DeleteCollectionRequest, DeleteRequest, ForgetImagesRequest};
+use thicket_proto::v1::{CompactRequest, DeleteCollectionRequest, DeleteRequest};
 use thicket_runtime::{Deadline, request_by};
 
 use super::server::GalleryArgs;
 use crate::client::{Answer, Gallery};
+use crate::forget::{REWRITING_LIMIT, forget};
 use crate::{Failure, client, console};
 
 /// Ids in one call, the most that the gallery takes.
 const IDS_PER_CALL: usize = 10_000;
 /// Items of a collection that go in one call, so that the hashes of their images fit the response.
 const ITEMS_PER_CALL: u32 = 20_000;
-/// Images in one call, the most that the answer service takes.
-const IMAGES_PER_CALL: usize = 10_000;
-/// Limit of a call that rewrites a store.
-const REWRITING_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Deletes items of a collection, or a collection with everything in it; asks first
 #[derive(Debug, clap::Args)]
@@ -148,17 +144,7 @@ impl Gone {
         self.deleted += deleted;
         self.unused_images += images.len();
         let Some(answer) = &mut self.answer else { return Ok(()) };
-        for image_hashes in images.chunks(IMAGES_PER_CALL) {
-            let request = ForgetImagesRequest { image_hashes: image_hashes.to_vec() };
-            let request = request_by(request, Deadline::after(REWRITING_LIMIT));
-            let response = answer.forget_images(request).await.map_err(|status| {
-                Failure::failed(format!(
-                    "{deleted} items are deleted, the answers about their images are not: {}",
-                    client::failure(&status)
-                ))
-            })?;
-            *self.forgotten_answers.get_or_insert(0) += response.into_inner().answers;
-        }
+        *self.forgotten_answers.get_or_insert(0) += forget(answer, &images).await?;
         Ok(())
     }
 }

@@ -335,3 +335,26 @@ fn a_deleted_collection_leaves_no_byte_of_image_metadata_or_answers_on_the_disk(
     assert_eq!(cluster.stop(), Some(0));
     assert_eq!(found(""), "");
 }
+
+#[test]
+fn answers_about_a_replaced_picture_are_forgotten() {
+    let files = Files::new();
+    let cluster = Cluster::start(&files.path("data"), &[]);
+    let folder = PathBuf::from(pictures(&files));
+    std::fs::remove_file(folder.join("broken.jpg")).unwrap();
+    let folder_name = folder.to_str().unwrap();
+    let first = cluster.run(&["ingest", folder_name, "--json"]).json();
+    assert_eq!(first["forgotten_answers"], 0);
+    let search = ["search", "a woman", "--xi", "2", "--rounds", "3", "--yes-threshold", "1", "--json"];
+    cluster.run(&search).json();
+    // The others come again as they are.
+    let picture = folder.join("a.png").to_str().unwrap().to_owned();
+    std::fs::copy(goldens().join("clip/trained/image0.png"), folder.join("z.png")).unwrap();
+    cluster.run(&["ingest", folder_name, "--json"]).json();
+    std::fs::copy(goldens().join("clip/trained/image1.png"), &picture).unwrap();
+    let shown_elsewhere = cluster.run(&["ingest", folder_name, "--json"]).json();
+    assert_eq!(shown_elsewhere["forgotten_answers"], 0, "z.png shows the old picture still");
+    std::fs::copy(goldens().join("clip/trained/image1.png"), folder.join("z.png")).unwrap();
+    let replaced = cluster.run(&["ingest", folder_name, "--json"]).json();
+    assert_eq!(replaced["forgotten_answers"], 1);
+}
