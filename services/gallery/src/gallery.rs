@@ -248,7 +248,7 @@ fn job(
     reserved: Option<OwnedSemaphorePermit>,
 ) -> (Job, Ticket) {
     let (reply, answer) = oneshot::channel();
-    (Job::Write(WriteJob { write, image, reply, _reserved: reserved }), Ticket(answer))
+    (Job::Write(Box::new(WriteJob { write, image, reply, _reserved: reserved })), Ticket(answer))
 }
 
 fn wrong_reply(reply: &Reply) -> GalleryError {

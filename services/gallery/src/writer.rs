@@ -25,7 +25,7 @@ const COMPACT_AGAIN_AFTER: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) enum Job {
     /// A change of the store.
-    Write(WriteJob),
+    Write(Box<WriteJob>),
     /// A compaction after all writes queued before it.
     Compact(ReplyTo),
 }
@@ -189,7 +189,7 @@ impl Writer {
             let (mut writes, mut compactions) = (Vec::new(), Vec::new());
             for job in batch {
                 match job {
-                    Job::Write(job) if !job.reply.is_closed() => writes.push(job),
+                    Job::Write(job) if !job.reply.is_closed() => writes.push(*job),
                     Job::Compact(reply) if !reply.is_closed() => compactions.push(reply),
                     Job::Write(_) | Job::Compact(_) => {}
                 }

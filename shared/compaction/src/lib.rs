@@ -132,7 +132,7 @@ mod tests {
             transaction.commit().unwrap();
         }
         let transaction = database.begin_write().unwrap();
-        transaction.open_table(WORDS).unwrap().retain(|number, _| number % 10 == 0).unwrap();
+        transaction.open_table(WORDS).unwrap().retain(|number, _| number.is_multiple_of(10)).unwrap();
         transaction.commit().unwrap();
         database
     }
@@ -168,13 +168,16 @@ mod tests {
         let path = folder.path().join("store.redb");
         let old = store(&path);
         let before = held(&old);
-        assert!(in_file(&path).iter().any(|number| number % 10 != 0), "or there is nothing to take out");
+        assert!(
+            in_file(&path).iter().any(|number| !number.is_multiple_of(10)),
+            "or there is nothing to take out"
+        );
         let new = compact(&old, &path, create, copy).unwrap();
         drop(old);
         assert_eq!(held(&new), before);
         drop(new);
         let left = in_file(&path);
-        assert!(!left.is_empty() && left.iter().all(|number| number % 10 == 0), "{left:?}");
+        assert!(!left.is_empty() && left.iter().all(|number| number.is_multiple_of(10)), "{left:?}");
         let database = create(&path).unwrap();
         assert_eq!(held(&database), before);
         let count = database.begin_read().unwrap().open_table(COUNTS).unwrap().get("words").unwrap();

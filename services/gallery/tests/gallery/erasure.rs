@@ -130,13 +130,13 @@ async fn delete_people(client: &mut Client, people: impl IntoIterator<Item = u32
 async fn nothing_of_a_deleted_item_is_in_any_file_after_a_compaction() {
     let folder = tempfile::tempdir().unwrap();
     let mut gallery = crowded(folder.path()).await;
-    let gone = || (0..120).filter(|i| i % 3 == 0);
+    let gone = || (0..120).filter(|i: &u32| i.is_multiple_of(3));
     let response = delete_people(&mut gallery.client, gone()).await;
     assert_eq!((response.deleted, response.unused_image_hashes), (40, hashes(gone())));
     let compacted = compact(&mut gallery.client).await;
     assert!(compacted.bytes_after > 0 && compacted.bytes_before > 0);
     assert_eq!(found(folder.path(), gone()), BTreeSet::new());
-    let kept = || (0..120).filter(|i| i % 3 != 0);
+    let kept = || (0..120).filter(|i: &u32| !i.is_multiple_of(3));
     assert_eq!(found(folder.path(), kept().take(9)), every(kept().take(9)));
     // The gallery goes on with the new file.
     assert_eq!(ids(&search(&mut gallery.client, vector(4), 1).await), [id(4)]);

@@ -16,7 +16,7 @@ fn described(i: u32, vector: v1::Vector) -> v1::UpsertRequest {
     item.metadata = [("camera", format!("gate-{}", i % 5)), ("tags", tags.to_owned())]
         .map(|(key, value)| (key.to_owned(), value))
         .into();
-    if i % 3 > 0 {
+    if !i.is_multiple_of(3) {
         let hour = i / 20;
         item.metadata.insert("captured_at".to_owned(), format!("2026-03-01T{hour:02}:00:00Z"));
     }

@@ -152,14 +152,14 @@ proptest! {
     fn a_rank_among_some_counts_those_alone(vectors in rows(1..120, 4), query in rows(1..2, 4), modulus in 1u64..5) {
         let items: Vec<(u64, Vec<f32>)> = vectors.into_iter().enumerate().map(|(i, row)| (i as u64, row)).collect();
         let index = filled(&items, 4);
-        let some: Vec<(u64, Vec<f32>)> = items.iter().filter(|(id, _)| id % modulus == 0).cloned().collect();
+        let some: Vec<(u64, Vec<f32>)> = items.iter().filter(|(id, _)| id.is_multiple_of(modulus)).cloned().collect();
         let among: Vec<u64> = some.iter().map(|(id, _)| *id).collect();
         let ids: Vec<u64> = items.iter().map(|(id, _)| *id).collect();
         let full = plain(&items, &query[0], items.len());
         let ranks = index.ranks_among(&query[0], &ids, &among).unwrap();
         for (id, rank) in ids.iter().zip(ranks) {
             let place = full.iter().position(|hit| hit.id == *id).unwrap();
-            let before = full[..place].iter().filter(|hit| hit.id % modulus == 0).count();
+            let before = full[..place].iter().filter(|hit| hit.id.is_multiple_of(modulus)).count();
             prop_assert_eq!(rank, before as u64 + 1);
         }
     }
