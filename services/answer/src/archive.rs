@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,14 +84,14 @@ impl Archive {
         }
     }
 
-    /// Deletes every answer about an image. Returns how many there were.
+    /// Deletes every answer about images, from the file too. Returns how many there were.
     ///
     /// # Errors
     /// [`Fault`] where the store fails.
-    pub(crate) async fn forget(&self, image: [u8; 32], call: &Call) -> Result<u64, Fault> {
+    pub(crate) async fn forget(&self, images: BTreeSet<[u8; 32]>, call: &Call) -> Result<u64, Fault> {
         let Some(open) = &self.open else { return Ok(0) };
         open.forgotten.fetch_add(1, Ordering::AcqRel);
-        match open.worker.submit(Job::Forget(image), call.deadline()).await?.output {
+        match open.worker.submit(Job::Forget(images), call.deadline()).await?.output {
             Reply::Done(count) => Ok(count),
             Reply::Found(_) => Err(Fault::internal("another reply than was asked for")),
         }
@@ -101,7 +102,7 @@ impl Archive {
 enum Job {
     Find(Key),
     Keep(Key, Kept, Since),
-    Forget([u8; 32]),
+    Forget(BTreeSet<[u8; 32]>),
 }
 
 #[derive(Debug, Clone)]
@@ -118,7 +119,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn find(&self, key: &Key) -> Result<Reply, Fault> {
+    fn find(&mut self, key: &Key) -> Result<Reply, Fault> {
         self.store.get(key).map(Reply::Found).map_err(Fault::internal)
     }
 }
@@ -140,7 +141,7 @@ impl Work for Keeper {
         for job in jobs {
             replies.push(match job {
                 Job::Find(key) => self.find(&key),
-                Job::Forget(image) => self.store.forget(&image).map(Reply::Done).map_err(Fault::internal),
+                Job::Forget(images) => self.store.forget(&images).map(Reply::Done).map_err(Fault::internal),
                 Job::Keep(key, kept, Since(since)) => {
                     if since == now {
                         keeping.push(replies.len());

@@ -31,5 +31,5 @@ pub use config::{
     DEFAULT_DESCRIPTIONS, DEFAULT_MAX_BATCH, DEFAULT_MAX_OUTPUT_TOKENS, LoadingArgs, ModelSource,
     PROMPTS_FILE, ServedArgs,
 };
-pub use rpc::{MAX_ANSWERS, MAX_REWRITES, MAX_TEMPERATURE, MIN_MASS};
+pub use rpc::{MAX_ANSWERS, MAX_FORGOTTEN, MAX_REWRITES, MAX_TEMPERATURE, MIN_MASS};
 pub use thicket_openai::Server;

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -92,12 +92,12 @@ impl Memory {
         }
     }
 
-    /// Forgets what was said of an image. What is being made now is not kept.
-    pub(crate) fn forget(&self, image: &[u8; 32]) -> u64 {
+    /// Forgets what was said of images. What is being made now is not kept.
+    pub(crate) fn forget(&self, images: &BTreeSet<[u8; 32]>) -> u64 {
         let mut state = self.state.lock();
         state.forgotten += 1;
         let before = state.kept.len();
-        state.kept.retain(|key| key.image != *image);
+        state.kept.retain(|key| !images.contains(&key.image));
         (before - state.kept.len()) as u64
     }
 
@@ -190,7 +190,7 @@ mod tests {
         let descriptions = Memory::new(3);
         ask(&descriptions, "a", "a1").await;
         ask(&descriptions, "b", "b1").await;
-        assert_eq!(descriptions.forget(&key("a").image), 1);
+        assert_eq!(descriptions.forget(&[key("a").image].into()), 1);
         assert_eq!(ask(&descriptions, "a", "a2").await, ("a2".to_owned(), false));
         assert_eq!(ask(&descriptions, "b", "b2").await, ("b1".to_owned(), true));
     }
@@ -199,7 +199,7 @@ mod tests {
     async fn what_is_being_made_when_an_image_is_forgotten_is_not_kept() {
         let descriptions = Memory::new(3);
         let make = || async {
-            descriptions.forget(&key("a").image);
+            descriptions.forget(&[key("a").image].into());
             description("a1")
         };
         descriptions.get_or_make(key("a"), make).await.expect("made");

@@ -1,12 +1,15 @@
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use thicket_engine::{Kind, Sampling};
 use thicket_proto::v1::answer_service_server::AnswerService;
 use thicket_proto::v1::{
     AggregateRequest, AggregateResponse, DecomposeRequest, DecomposeResponse, DescribeRequest,
-    DescribeResponse, ForgetImageRequest, ForgetImageResponse, GetAnswerModelRequest, GetAnswerModelResponse,
-    ListAdaptersRequest, ListAdaptersResponse, LoadAdapterRequest, LoadAdapterResponse, LocateRequest,
-    LocateResponse, RewriteRequest, RewriteResponse, Timing, UnloadAdapterRequest, UnloadAdapterResponse,
+    DescribeResponse, ForgetImageRequest, ForgetImageResponse, ForgetImagesRequest, ForgetImagesResponse,
+    GetAnswerModelRequest, GetAnswerModelResponse, ListAdaptersRequest, ListAdaptersResponse,
+    LoadAdapterRequest, LoadAdapterResponse, LocateRequest, LocateResponse, RewriteRequest, RewriteResponse,
+    Timing, UnloadAdapterRequest, UnloadAdapterResponse,
 };
 use thicket_runtime::{Call, Fault, MAX_TEXT_BYTES, Right, check_text};
 use thicket_thi::Answer;
@@ -23,6 +26,8 @@ use crate::store::{Kept, Key};
 pub const MIN_MASS: f64 = 0.5;
 /// Most attribute answers that are merged into a text.
 pub const MAX_ANSWERS: usize = 64;
+/// Most images that are forgotten in one call.
+pub const MAX_FORGOTTEN: usize = 10_000;
 /// Most rewrites of one sentence.
 pub const MAX_REWRITES: u32 = 16;
 /// Highest sampling temperature.
@@ -199,11 +204,25 @@ impl AnswerService for Service {
     ) -> Result<Response<ForgetImageResponse>, Status> {
         let call = Call::of(&request);
         call.require(Right::Write, None)?;
-        let image = hash(&request.into_inner().image_hash)?;
-        let remembered = self.memory.forget(&image);
-        let archived = self.archive.forget(image, &call).await?;
-        // What is archived was remembered first, if it still is.
-        Ok(Response::new(ForgetImageResponse { answers: archived.max(remembered) }))
+        let image = hash("image_hash", &request.into_inner().image_hash)?;
+        let answers = self.forget([image].into(), &call).await?;
+        Ok(Response::new(ForgetImageResponse { answers }))
+    }
+
+    async fn forget_images(
+        &self,
+        request: Request<ForgetImagesRequest>,
+    ) -> Result<Response<ForgetImagesResponse>, Status> {
+        let call = Call::of(&request);
+        call.require(Right::Write, None)?;
+        let hashes = request.into_inner().image_hashes;
+        if hashes.is_empty() || hashes.len() > MAX_FORGOTTEN {
+            let message = format!("1 to {MAX_FORGOTTEN}, got {}", hashes.len());
+            return Err(Fault::invalid("image_hashes", "IMAGE_COUNT_OUT_OF_RANGE", message).into());
+        }
+        let images = hashes.iter().enumerate().map(|(i, text)| hash(format!("image_hashes[{i}]"), text));
+        let answers = self.forget(images.collect::<Result<_, Fault>>()?, &call).await?;
+        Ok(Response::new(ForgetImagesResponse { answers }))
     }
 
     async fn list_adapters(
@@ -236,6 +255,16 @@ impl AnswerService for Service {
     }
 }
 
+impl Service {
+    /// Deletes what is kept of images; returns how many answers.
+    async fn forget(&self, images: BTreeSet<[u8; 32]>, call: &Call) -> Result<u64, Fault> {
+        let remembered = self.memory.forget(&images);
+        let archived = self.archive.forget(images, call).await?;
+        // What is archived was remembered first, if it still is.
+        Ok(archived.max(remembered))
+    }
+}
+
 fn admit<T>(request: &Request<T>) -> Result<Call, Fault> {
     let call = Call::of(request);
     call.require(Right::Read, None)?;
@@ -243,10 +272,10 @@ fn admit<T>(request: &Request<T>) -> Result<Call, Fault> {
 }
 
 /// Reads the hash of an image.
-fn hash(hex: &str) -> Result<[u8; 32], Fault> {
+fn hash(field: impl Into<Cow<'static, str>>, hex: &str) -> Result<[u8; 32], Fault> {
     blake3::Hash::from_hex(hex).map(Into::into).map_err(|_| {
         let message = format!("64 hex digits expected, got {} bytes", hex.len());
-        Fault::invalid("image_hash", "IMAGE_HASH", message)
+        Fault::invalid(field, "IMAGE_HASH", message)
     })
 }
 

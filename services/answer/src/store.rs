@@ -1,10 +1,12 @@
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition,
-    WriteTransaction,
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, Table,
+    TableDefinition, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
+use thicket_compaction::copy_table;
 
 /// The file in the data folder.
 const FILE: &str = "answers.redb";
@@ -12,6 +14,10 @@ const FILE: &str = "answers.redb";
 const FORMAT: u64 = 1;
 /// Memory for pages of the file.
 const PAGE_CACHE_BYTES: usize = 16 << 20;
+/// Fact of [`META`]: answers have left whose bytes may still be in free pages of the file.
+const LEFT: &str = "left";
+/// Fact of [`META`]: some of them are about images that were to be forgotten.
+const FORGOTTEN: &str = "forgotten";
 /// What an answer is counted beside its own bytes: keys and places in three tables.
 const OVERHEAD_BYTES: u64 = 256;
 
@@ -84,7 +90,9 @@ pub(crate) enum OpenError {
 /// Answers that outlive the process: at most so many bytes, the oldest leaving first. Owned by one thread.
 #[derive(Debug)]
 pub(crate) struct Store {
-    database: Database,
+    /// `None` after a failure until the file could be opened again.
+    database: Option<Database>,
+    path: PathBuf,
     limit: u64,
 }
 
@@ -97,24 +105,30 @@ impl Store {
             reason: cause.to_string().lines().next().unwrap_or_default().to_owned(),
         };
         std::fs::create_dir_all(folder).map_err(|cause| unusable(&cause))?;
-        let opened = Builder::new().set_cache_size(PAGE_CACHE_BYTES).create(&path);
-        let database = opened.map_err(|cause| match cause {
+        let database = create(&path).map_err(|cause| match cause {
             DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path.clone() },
             cause => unusable(&cause),
         })?;
+        thicket_compaction::remove_unfinished(&path).map_err(|cause| unusable(&cause))?;
         let found = prepare(&database).map_err(|cause| unusable(&cause))?;
         if found != FORMAT {
             return Err(OpenError::Format { path, expected: FORMAT, found });
         }
-        let mut store = Self { database, limit };
+        let mut store = Self { database: Some(database), path: path.clone(), limit };
         // The limit may be lower than it was.
         store.write(|tables| tables.shrink(limit)).map_err(|cause| unusable(&cause))?;
+        // A crash, or a full disk, may have come between a deletion and the compaction after it.
+        if store.fact(FORGOTTEN).map_err(|cause| unusable(&cause))?
+            && let Err(error) = store.compact()
+        {
+            tracing::warn!(%error, "answers that were to be forgotten are still in the file");
+        }
         Ok(store)
     }
 
     /// The answer under a key.
-    pub(crate) fn get(&self, key: &Key) -> Result<Option<Kept>, redb::Error> {
-        let table = self.database.begin_read()?.open_table(ANSWERS)?;
+    pub(crate) fn get(&mut self, key: &Key) -> Result<Option<Kept>, redb::Error> {
+        let table = self.database()?.begin_read()?.open_table(ANSWERS)?;
         match table.get(key.whole())? {
             None => Ok(None),
             Some(found) => serde_json::from_slice(found.value().1)
@@ -137,32 +151,72 @@ impl Store {
         })
     }
 
-    /// Deletes every answer about an image. Returns how many there were.
-    pub(crate) fn forget(&mut self, image: &[u8; 32]) -> Result<u64, redb::Error> {
+    /// Deletes every answer about images, and from the file what is left of those that had to make room before. Returns
+    /// how many there were. May be called again where it fails.
+    pub(crate) fn forget(&mut self, images: &BTreeSet<[u8; 32]>) -> Result<u64, redb::Error> {
         let mut forgotten = 0;
         self.write(|tables| {
-            forgotten = tables.forget(image)?;
+            for image in images {
+                forgotten += tables.forget(image)?;
+            }
+            if forgotten > 0 {
+                tables.meta.insert(FORGOTTEN, 1)?;
+            }
             Ok(())
         })?;
-        if forgotten > 0 {
-            // A deleted record stays in a free page until that is used again: what is left moves together, and the rest
-            // of the file is cut off.
-            self.database.compact()?;
+        // An answer about one of the images may have left earlier, and its bytes not yet.
+        if self.fact(LEFT)? {
+            self.compact()?;
         }
         Ok(forgotten)
+    }
+
+    /// Makes a new file of what the store holds.
+    fn compact(&mut self) -> Result<(), redb::Error> {
+        let path = self.path.clone();
+        let compacted = thicket_compaction::compact(self.database()?, &path, create, copy_all);
+        // After an I/O error the old one refuses everything until it is opened again.
+        self.database = None;
+        self.database = Some(compacted?);
+        Ok(())
+    }
+
+    fn fact(&mut self, name: &str) -> Result<bool, redb::Error> {
+        let table = self.database()?.begin_read()?.open_table(META)?;
+        Ok(table.get(name)?.is_some())
+    }
+
+    fn database(&mut self) -> Result<&Database, redb::Error> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => create(&self.path)?,
+        };
+        Ok(self.database.insert(database))
     }
 
     fn write(
         &mut self,
         change: impl FnOnce(&mut Tables<'_>) -> Result<(), redb::Error>,
     ) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
+        let mut transaction = self.database()?.begin_write()?;
         // A crash must not cost a walk over everything at the next start.
         transaction.set_quick_repair(true);
         change(&mut Tables::open(&transaction)?)?;
         transaction.commit()?;
         Ok(())
     }
+}
+
+fn create(path: &Path) -> Result<Database, DatabaseError> {
+    Builder::new().set_cache_size(PAGE_CACHE_BYTES).create(path)
+}
+
+/// Copies every table, and of the small facts all but those that a new file makes untrue.
+fn copy_all(from: &ReadTransaction, to: &WriteTransaction) -> Result<(), redb::Error> {
+    copy_table(from, to, META, |fact| ![LEFT, FORGOTTEN].contains(&fact))?;
+    copy_table(from, to, ANSWERS, |_| true)?;
+    copy_table(from, to, ORDER, |_| true)?;
+    copy_table(from, to, IMAGES, |_| true)
 }
 
 /// Creates the tables of an empty store; returns the format found.
@@ -222,6 +276,7 @@ impl<'t> Tables<'t> {
             return Err(redb::Error::Corrupted(format!("answer {number} has no place in the order")));
         };
         self.images.remove((image, *key))?;
+        self.meta.insert(LEFT, 1)?;
         let bytes = self.bytes()?.saturating_sub(size);
         self.meta.insert("bytes", bytes)?;
         Ok(())
@@ -283,7 +338,7 @@ mod tests {
         let mut store = Store::open(folder.path(), LIMIT).expect("opened");
         store.put(&[(key("a", "1"), text("a man")), (key("a", "2"), judgement.clone())]).expect("put");
         drop(store);
-        let store = Store::open(folder.path(), LIMIT).expect("opened");
+        let mut store = Store::open(folder.path(), LIMIT).expect("opened");
         assert_eq!(store.get(&key("a", "1")).expect("read"), Some(text("a man")));
         assert_eq!(store.get(&key("a", "2")).expect("read"), Some(judgement), "to the bit");
         assert_eq!(store.get(&key("b", "1")).expect("read"), None);
@@ -299,16 +354,16 @@ mod tests {
             store.put(&answer).expect("put");
             store.put(&answer).expect("the same again takes no more room");
         }
-        let held = |store: &Store| -> Vec<u32> {
+        let held = |store: &mut Store| -> Vec<u32> {
             let there = |number: &u32| store.get(&key(&number.to_string(), "1")).expect("read").is_some();
             (0..5).filter(there).collect()
         };
-        assert_eq!(held(&store), [2, 3, 4]);
+        assert_eq!(held(&mut store), [2, 3, 4]);
         store.put(&[(key("5", "1"), text(&"x".repeat(4 * size as usize)))]).expect("put");
-        assert_eq!(held(&store).len(), 0, "too large for the limit: everything older left before it");
+        assert_eq!(held(&mut store).len(), 0, "too large for the limit: everything older left before it");
         drop(store);
-        let store = Store::open(folder.path(), 0).expect("opened with a lower limit");
-        assert_eq!(held(&store).len(), 0);
+        let mut store = Store::open(folder.path(), 0).expect("opened with a lower limit");
+        assert_eq!(held(&mut store).len(), 0);
     }
 
     #[test]
@@ -321,8 +376,8 @@ mod tests {
         }
         store.put(&[(key("7", "2"), text("secret words of another kind"))]).expect("put");
         let image = key("7", "1").image;
-        assert_eq!(store.forget(&image).expect("forgotten"), 2);
-        assert_eq!(store.forget(&image).expect("forgotten"), 0);
+        assert_eq!(store.forget(&[image].into()).expect("forgotten"), 2);
+        assert_eq!(store.forget(&[image].into()).expect("forgotten"), 0);
         assert_eq!(store.get(&key("7", "1")).expect("read"), None);
         assert!(store.get(&key("8", "1")).expect("read").is_some());
         drop(store);
@@ -330,6 +385,51 @@ mod tests {
         let holds = |words: &str| file.windows(words.len()).any(|window| window == words.as_bytes());
         assert!(holds("remembered words 8 "));
         assert!(!holds("remembered words 7 ") && !holds("secret words"));
+    }
+
+    #[test]
+    fn answers_that_made_room_for_others_leave_the_file_when_something_is_forgotten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let size =
+            OVERHEAD_BYTES + serde_json::to_vec(&text("secret words 00")).expect("written").len() as u64;
+        let mut store = Store::open(folder.path(), 20 * size).expect("opened");
+        for number in 10..90 {
+            store
+                .put(&[(key(&number.to_string(), "1"), text(&format!("secret words {number}")))])
+                .expect("put");
+        }
+        // Nothing is kept of it any more.
+        assert_eq!(store.forget(&[key("15", "1").image].into()).expect("forgotten"), 0);
+        let file = std::fs::read(folder.path().join(FILE)).expect("the file");
+        let in_file = |number: &u32| {
+            let words = format!("secret words {number}");
+            file.windows(words.len()).any(|window| window == words.as_bytes())
+        };
+        assert_eq!((10..90).filter(in_file).collect::<Vec<u32>>(), (70..90).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn a_compaction_that_did_not_happen_happens_at_the_next_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut store = Store::open(folder.path(), LIMIT).expect("opened");
+        for number in 10..40 {
+            store
+                .put(&[(key(&number.to_string(), "1"), text(&format!("secret words {number}")))])
+                .expect("put");
+        }
+        // What `forget` does up to its compaction.
+        let image = key("15", "1").image;
+        let deleted = store.write(|tables| {
+            tables.forget(&image)?;
+            tables.meta.insert(FORGOTTEN, 1)?;
+            Ok(())
+        });
+        deleted.expect("deleted");
+        drop(store);
+        drop(Store::open(folder.path(), LIMIT).expect("opened"));
+        let file = std::fs::read(folder.path().join(FILE)).expect("the file");
+        assert!(!file.windows(15).any(|window| window == b"secret words 15"));
+        assert!(file.windows(15).any(|window| window == b"secret words 16"));
     }
 
     #[test]
@@ -344,7 +444,7 @@ mod tests {
     fn a_store_of_another_version_is_refused_with_both_numbers() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path(), LIMIT).expect("opened");
-        let transaction = store.database.begin_write().expect("a transaction");
+        let transaction = store.database.as_ref().expect("open").begin_write().expect("a transaction");
         transaction.open_table(META).expect("open").insert("format", 9).expect("set");
         transaction.commit().expect("committed");
         drop(store);

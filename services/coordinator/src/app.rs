@@ -26,7 +26,7 @@ impl App {
     /// open.
     pub async fn build(config: Config) -> Result<Self, Failure> {
         let source = match config.discovery.etcd()? {
-            Some(etcd) => Source::Etcd(etcd),
+            Some(etcd) => Source::Etcd(Box::new(etcd)),
             None => Source::Static(config.peers.list()?),
         };
         let server = Server::bind(Role::Coordinator, &config.role).await?;

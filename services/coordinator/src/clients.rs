@@ -7,7 +7,7 @@ use thicket_proto::v1::embedding_service_client::EmbeddingServiceClient;
 use thicket_proto::v1::gallery_service_client::GalleryServiceClient;
 use thicket_proto::v1::{
     AggregateRequest, AggregateResponse, Collection, CreateCollectionRequest, DescribeRequest,
-    DescribeResponse, EmbedImageRequest, EmbedImageResponse, EmbedTextRequest, EmbeddingModel,
+    DescribeResponse, EmbedImageRequest, EmbedImageResponse, EmbedTextRequest, EmbeddingModel, Filter,
     GetImageRequest, GetModelRequest, Hit, ListCollectionsRequest, LocateRequest, LocateResponse,
     RankOfRequest, ScoreRequest, SearchRequest, UpsertRequest, UpsertResponse, Vector, get_image_request,
 };
@@ -156,19 +156,21 @@ impl CallClients {
         Ok(response)
     }
 
-    /// The `top` best items for a query vector, best first. Every hit has its item.
+    /// The `top` best items for a query vector among those that the filter holds for, best first. Every hit has its item.
     pub(crate) async fn search(
         &self,
         collection: &str,
         query: Vec<f32>,
         top: usize,
         fingerprint: &str,
+        filter: Option<&Filter>,
     ) -> Result<Vec<Hit>, Fault> {
         let request = SearchRequest {
             collection: collection.to_owned(),
             queries: vec![Vector { values: query }],
             top: u32::try_from(top).unwrap_or(u32::MAX),
             model_fingerprint: fingerprint.to_owned(),
+            filter: filter.cloned(),
         };
         let response = self
             .clients
@@ -228,6 +230,8 @@ impl CallClients {
             collection: collection.to_owned(),
             query: Some(Vector { values: vec![0.0; dimension] }),
             ids,
+            // Only which comes first matters.
+            filter: None,
         };
         let answered = self
             .clients

@@ -194,12 +194,12 @@ impl Ingest {
                 }
             }
             for (id, refused) in outcomes {
-                let result = match (refused, &mut upload) {
-                    (Some(error), _) => ingest_response::Result::Error(error),
+                let (result, unused_image_hash) = match (refused, &mut upload) {
+                    (Some(error), _) => (ingest_response::Result::Error(error), String::new()),
                     (None, Some(upload)) => upload.result().await?,
                     (None, None) => return Err(Fault::internal("an item was never sent")),
                 };
-                self.outlet.send(IngestResponse { id, result: Some(result) }).await?;
+                self.outlet.send(IngestResponse { id, result: Some(result), unused_image_hash }).await?;
             }
         }
         Ok(())
@@ -232,13 +232,16 @@ impl Upload {
         }
     }
 
-    async fn result(&mut self) -> Result<ingest_response::Result, Fault> {
+    /// The next item's outcome, and the hash of the image that it had before, where nothing uses that any more.
+    async fn result(&mut self) -> Result<(ingest_response::Result, String), Fault> {
         let response = self.results.message().await.map_err(|status| fault_of(Role::Gallery, status))?;
-        match response.and_then(|response| response.result) {
-            Some(upsert_response::Result::Item(item)) => Ok(ingest_response::Result::Item(item)),
-            Some(upsert_response::Result::Error(error)) => Ok(ingest_response::Result::Error(error)),
-            None => Err(broken(Role::Gallery, "an item has no result")),
-        }
+        let UpsertResponse { result, unused_image_hash, .. } = response.unwrap_or_default();
+        let result = match result {
+            Some(upsert_response::Result::Item(item)) => ingest_response::Result::Item(item),
+            Some(upsert_response::Result::Error(error)) => ingest_response::Result::Error(error),
+            None => return Err(broken(Role::Gallery, "an item has no result")),
+        };
+        Ok((result, unused_image_hash))
     }
 }
 

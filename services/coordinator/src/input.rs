@@ -1,6 +1,6 @@
 //! What a caller may send, checked before any work is done.
 
-use thicket_proto::v1::{InteractionSettings, Priority, SearchPersonRequest};
+use thicket_proto::v1::{Filter, InteractionSettings, Priority, SearchPersonRequest};
 use thicket_runtime::{Fault, check_text};
 use thicket_thi::Settings;
 
@@ -22,6 +22,8 @@ pub(crate) struct SearchInput {
     pub(crate) priority: Priority,
     /// Adapter that answers; empty for the answer model as it was started.
     pub(crate) adapter: String,
+    /// What the items searched must meet; the gallery checks it.
+    pub(crate) filter: Option<Filter>,
 }
 
 impl SearchInput {
@@ -50,6 +52,7 @@ impl SearchInput {
             disabled: asked.disabled,
             priority,
             adapter: request.adapter,
+            filter: request.filter,
         })
     }
 

@@ -57,7 +57,13 @@ impl Search {
         let wanted = self.input.top.max(self.input.settings.rounds());
         let candidates = self
             .clients
-            .search(&self.input.collection, query.vector.clone(), wanted, &query.fingerprint)
+            .search(
+                &self.input.collection,
+                query.vector.clone(),
+                wanted,
+                &query.fingerprint,
+                self.input.filter.as_ref(),
+            )
             .instrument(info_span!("candidates", wanted))
             .await?;
         let ranked = candidates.iter().enumerate().map(|(id, hit)| Candidate { id, score: hit.score });
@@ -193,7 +199,7 @@ impl Search {
         // One more than wanted: the anchor may be among them under the score that it does not keep.
         let enough = (self.input.top + 1).min(MAX_TOP);
         let (hits, similarity) = tokio::try_join!(
-            self.clients.search(collection, mixed, enough, &query.fingerprint),
+            self.clients.search(collection, mixed, enough, &query.fingerprint, self.input.filter.as_ref()),
             self.clients.score(collection, query.vector.clone(), id(anchor)),
         )?;
         // An anchor that was deleted meanwhile is in no ranking.

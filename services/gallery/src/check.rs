@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use thicket_engine::Similarity;
 use thicket_index::MAX_DIMENSION;
 use thicket_proto::v1;
+use thicket_runtime::unix_ms;
 
 use crate::error::GalleryError;
+use crate::facets::CAPTURED_AT;
 
 /// Most characters of a collection's name.
 pub(crate) const NAME_CHARS: usize = 64;
@@ -20,12 +22,14 @@ const IDS: usize = 10_000;
 const QUERIES: usize = 256;
 /// Most results for each query.
 const TOP: u32 = 100_000;
+/// Most items deleted of a collection at a time, and most image hashes of a response.
+pub(crate) const DELETED_AT_A_TIME: usize = 100_000;
 /// Most key-value pairs of an item.
 const PAIRS: usize = 32;
 /// Most bytes of a key.
 const KEY_BYTES: usize = 64;
 /// Most bytes of a value.
-const VALUE_BYTES: usize = 1024;
+pub(crate) const VALUE_BYTES: usize = 1024;
 /// How far the norm of a unit vector may be from 1.
 const NORM_TOLERANCE: f64 = 1e-3;
 
@@ -146,6 +150,17 @@ fn finite(field: &str, vector: Option<v1::Vector>, dimension: usize) -> Checked<
     Ok((values, norm))
 }
 
+/// How many items of a collection may go at a time; `None` for all.
+pub(crate) fn max_items(most: Option<u32>) -> Checked<Option<usize>> {
+    match most.map(|most| most as usize) {
+        Some(most) if most == 0 || most > DELETED_AT_A_TIME => {
+            let message = format!("1 to {DELETED_AT_A_TIME}, or unset for all; got {most}");
+            Err(GalleryError::invalid("max_items", "MAX_ITEMS_INVALID", message))
+        }
+        most => Ok(most),
+    }
+}
+
 /// How many results are wanted.
 pub(crate) fn top(top: u32) -> Checked<usize> {
     if top == 0 || top > TOP {
@@ -171,6 +186,12 @@ pub(crate) fn metadata(pairs: HashMap<String, String>) -> Checked<BTreeMap<Strin
                 shown(key)
             ));
         }
+    }
+    if let Some(time) = pairs.get(CAPTURED_AT)
+        && unix_ms(time).is_none()
+    {
+        let message = format!("a time as in 2026-03-01T08:30:00+01:00, got {}", shown(time));
+        return Err(GalleryError::invalid("metadata.captured_at", "METADATA_TIME_INVALID", message));
     }
     Ok(pairs.into_iter().collect())
 }
@@ -256,5 +277,8 @@ mod tests {
         assert_eq!(reason(metadata(many)), "METADATA_INVALID");
         let long = HashMap::from([("k".to_owned(), "v".repeat(1025))]);
         assert_eq!(reason(metadata(long)), "METADATA_INVALID");
+        let captured = |time: &str| metadata(HashMap::from([(CAPTURED_AT.to_owned(), time.to_owned())]));
+        assert_eq!(reason(captured("yesterday")), "METADATA_TIME_INVALID");
+        captured("2026-03-01T08:30:00+01:00").unwrap();
     }
 }

@@ -7,6 +7,7 @@ use thicket_index::FaissIndex;
 use thicket_proto::v1;
 
 use crate::error::GalleryError;
+use crate::facets::{Facets, Filter};
 use crate::record::{CollectionRecord, ImageFormat, ImageHash, ItemRecord, Version};
 use crate::write::Put;
 
@@ -29,6 +30,7 @@ struct State {
     /// Vectors by sequence number, so that equal scores come in insertion order.
     index: FaissIndex,
     items: HashMap<u64, ItemRecord>,
+    facets: Facets,
     sequences: HashMap<String, u64>,
     /// Images with the number of items that use each.
     images: HashMap<ImageHash, (ImageFormat, u64)>,
@@ -53,6 +55,7 @@ impl Collection {
         let mut state = State {
             index,
             items: HashMap::with_capacity(items.len()),
+            facets: Facets::default(),
             sequences: HashMap::with_capacity(items.len()),
             images: HashMap::new(),
             version: record.version,
@@ -124,20 +127,27 @@ impl Collection {
         Ok(())
     }
 
-    /// Rankings of `queries` (row-major, checked), best first; refused where they take more than `limit` bytes.
+    /// Rankings of the items that `filter` holds for, for each of `queries` (row-major, checked), best first; refused
+    /// where they take more than `limit` bytes.
     pub(crate) fn search(
         &self,
         queries: &[f32],
         top: usize,
+        filter: Option<&Filter>,
         limit: usize,
     ) -> Result<Vec<v1::Ranking>, GalleryError> {
         /// Queries searched before their size is looked at.
         const QUERIES_AT_ONCE: usize = 64;
         let state = self.state.read();
+        let among = state.among(filter);
         let mut bytes = 0;
         let mut rankings = Vec::new();
         for block in queries.chunks(QUERIES_AT_ONCE * self.dimension) {
-            for hits in state.index.top(block, top).map_err(engine_fault)? {
+            let found = match &among {
+                None => state.index.top(block, top),
+                Some(among) => state.index.top_among(block, top, among),
+            };
+            for hits in found.map_err(engine_fault)? {
                 let ranking = state.ranking(&hits)?;
                 bytes += ranking.encoded_len();
                 if bytes > limit {
@@ -156,11 +166,20 @@ impl Collection {
         state.index.scores(query, &sequences).map_err(engine_fault)
     }
 
-    /// 1-based ranks of named items in the full ranking.
-    pub(crate) fn ranks(&self, query: &[f32], ids: &[String]) -> Result<Vec<u64>, GalleryError> {
+    /// 1-based ranks of named items among those that `filter` holds for.
+    pub(crate) fn ranks(
+        &self,
+        query: &[f32],
+        ids: &[String],
+        filter: Option<&Filter>,
+    ) -> Result<Vec<u64>, GalleryError> {
         let state = self.state.read();
         let sequences = state.sequences_of(&self.name, ids)?;
-        state.index.ranks(query, &sequences).map_err(engine_fault)
+        let ranks = match state.among(filter) {
+            None => state.index.ranks(query, &sequences),
+            Some(among) => state.index.ranks_among(query, &sequences, &among),
+        };
+        ranks.map_err(engine_fault)
     }
 
     pub(crate) fn item(&self, id: &str) -> Result<v1::Item, GalleryError> {
@@ -219,6 +238,7 @@ impl State {
         if let Some(image) = item.image {
             self.images.entry(image.hash).or_insert((image.format, 0)).1 += 1;
         }
+        self.facets.insert(sequence, &item.metadata);
         self.sequences.insert(item.id.clone(), sequence);
         self.items.insert(sequence, item);
     }
@@ -227,6 +247,7 @@ impl State {
         let Some(item) = self.items.remove(&sequence) else {
             return;
         };
+        self.facets.remove(sequence, &item.metadata);
         self.sequences.remove(&item.id);
         if let Some(image) = item.image
             && let Some((_, uses)) = self.images.get_mut(&image.hash)
@@ -236,6 +257,11 @@ impl State {
                 self.images.remove(&image.hash);
             }
         }
+    }
+
+    /// Sequence numbers of what a search is limited to; `None` for everything.
+    fn among(&self, filter: Option<&Filter>) -> Option<Vec<u64>> {
+        filter.and_then(|filter| self.facets.matching(filter))
     }
 
     fn item(&self, collection: &str, id: &str) -> Result<&ItemRecord, GalleryError> {

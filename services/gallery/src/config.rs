@@ -1,8 +1,9 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thicket_discovery::DiscoveryArgs;
 use thicket_imaging::Limits;
-use thicket_runtime::{Role, RoleArgs, RoleConfig};
+use thicket_runtime::{Role, RoleArgs, RoleConfig, parse_duration};
 use thicket_telemetry::TelemetryArgs;
 
 use crate::error::OpenError;
@@ -21,6 +22,8 @@ pub const DEFAULT_READERS: usize = 4;
 pub const DEFAULT_READ_QUEUE_LIMIT: usize = 256;
 /// Memory of the store's page cache, in MiB.
 pub const DEFAULT_CACHE_MIB: usize = 64;
+/// How long bytes of what was deleted or replaced may stay in the store's file before it is compacted.
+pub const DEFAULT_COMPACT_AFTER: Duration = Duration::from_secs(600);
 
 /// Command line of `thicket-gallery`; every flag is also an environment variable.
 #[derive(Debug, Clone, clap::Parser)]
@@ -69,6 +72,10 @@ pub struct GalleryArgs {
     /// MiB of the store's page cache
     #[arg(long, env = "THICKET_GALLERY_CACHE_MIB", value_name = "N", default_value_t = DEFAULT_CACHE_MIB)]
     pub gallery_cache_mib: usize,
+    /// How long bytes of what was deleted or replaced may stay in the store's file, in free pages, before the store is
+    /// rewritten without them [default: 10m]
+    #[arg(long, env = "THICKET_GALLERY_COMPACT_AFTER", value_name = "TIME", value_parser = parse_duration)]
+    pub gallery_compact_after: Option<Duration>,
 }
 
 impl Args {
@@ -85,6 +92,7 @@ impl Args {
             readers: gallery.gallery_readers,
             read_queue_limit: gallery.gallery_read_queue,
             cache_bytes: gallery.gallery_cache_mib.saturating_mul(1 << 20),
+            compact_after: gallery.gallery_compact_after.unwrap_or(DEFAULT_COMPACT_AFTER),
             images: Limits::default(),
         }
     }
@@ -111,6 +119,9 @@ pub struct Config {
     pub read_queue_limit: usize,
     /// Memory of the store's page cache in bytes, at least 1 MiB. Default: [`DEFAULT_CACHE_MIB`] MiB.
     pub cache_bytes: usize,
+    /// How long bytes of what was deleted or replaced may stay in the store's file before the store is rewritten without
+    /// them; writes wait meanwhile. Default: [`DEFAULT_COMPACT_AFTER`].
+    pub compact_after: Duration,
     /// Bounds on an item's image.
     pub images: Limits,
 }
@@ -128,6 +139,7 @@ impl Config {
             readers: DEFAULT_READERS,
             read_queue_limit: DEFAULT_READ_QUEUE_LIMIT,
             cache_bytes: DEFAULT_CACHE_MIB << 20,
+            compact_after: DEFAULT_COMPACT_AFTER,
             images: Limits::default(),
         }
     }

@@ -21,7 +21,7 @@ use crate::images::ImageStore;
 use crate::record::{CollectionRecord, ImageHash, Version};
 use crate::store::Store;
 use crate::write::{Put, Write};
-use crate::writer::{Job, Reply, Writer};
+use crate::writer::{Deleted, Job, Reply, WriteJob, Writer};
 
 /// The collections of one data folder.
 ///
@@ -68,7 +68,7 @@ impl Gallery {
     ) -> Result<Self, OpenError> {
         let unreadable = |cause: GalleryError| OpenError::folder(&config.data, cause);
         let used = store.used_images().map_err(unreadable)?;
-        let collected = images.delete_unused(&used).map_err(unreadable)?;
+        let (collected, _) = images.delete_unused(&used).map_err(unreadable)?;
         if collected > 0 {
             tracing::info!(images = collected, "deleted images that no item uses");
         }
@@ -78,8 +78,10 @@ impl Gallery {
 
         let budget_kib = u32::try_from(config.upsert_bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
         let (jobs, queue) = mpsc::channel(config.queue_limit);
-        let mut writer = Writer::new(shared.clone(), store, queue, config.batch_limit);
+        let mut writer = Writer::new(shared.clone(), store, queue, config.batch_limit, config.compact_after)
+            .map_err(|cause| OpenError::folder(&config.data, cause))?;
         writer.load_all().map_err(unreadable)?;
+        writer.plan_compaction().map_err(unreadable)?;
         writer.remove_stray_snapshots();
         let thread = std::thread::Builder::new()
             .name("gallery-writer".to_owned())
@@ -154,18 +156,33 @@ impl Gallery {
         }
     }
 
-    /// Deletes a collection; returns how many items went with it.
-    pub(crate) async fn drop_collection(&self, name: String) -> Result<u64, GalleryError> {
-        match self.submit(Write::Drop { name })?.answer().await? {
-            Reply::Dropped(items) => Ok(items),
+    /// Deletes a collection, or where `most` is given that many of its items at most, oldest first, and the collection when
+    /// none is left. Returns what went, and whether there is still a collection.
+    pub(crate) async fn drop_collection(
+        &self,
+        name: String,
+        most: Option<usize>,
+    ) -> Result<(Deleted, bool), GalleryError> {
+        match self.submit(Write::Drop { name, most })?.answer().await? {
+            Reply::Dropped { deleted, remains } => Ok((deleted, remains)),
             other => Err(wrong_reply(&other)),
         }
     }
 
-    /// Deletes items; returns how many there were.
-    pub(crate) async fn delete(&self, collection: String, ids: Vec<String>) -> Result<u64, GalleryError> {
+    /// Deletes items.
+    pub(crate) async fn delete(&self, collection: String, ids: Vec<String>) -> Result<Deleted, GalleryError> {
         match self.submit(Write::Delete { collection, ids })?.answer().await? {
-            Reply::Deleted(items) => Ok(items),
+            Reply::Deleted(deleted) => Ok(deleted),
+            other => Err(wrong_reply(&other)),
+        }
+    }
+
+    /// Takes what was deleted or replaced out of every file. Returns the size of the store's file in bytes, before and
+    /// after.
+    pub(crate) async fn compact(&self) -> Result<(u64, u64), GalleryError> {
+        let (reply, answer) = oneshot::channel();
+        match self.submit_job(Job::Compact(reply), Ticket(answer))?.answer().await? {
+            Reply::Compacted(before, after) => Ok((before, after)),
             other => Err(wrong_reply(&other)),
         }
     }
@@ -192,6 +209,10 @@ impl Gallery {
 
     fn submit(&self, write: Write) -> Result<Ticket, GalleryError> {
         let (job, ticket) = job(write, None, None);
+        self.submit_job(job, ticket)
+    }
+
+    fn submit_job(&self, job: Job, ticket: Ticket) -> Result<Ticket, GalleryError> {
         match self.jobs.lock().as_ref().ok_or(GalleryError::Stopping)?.try_send(job) {
             Ok(()) => Ok(ticket),
             Err(TrySendError::Full(_)) => {
@@ -212,10 +233,10 @@ impl Ticket {
         self.0.await.unwrap_or(Err(GalleryError::Stopping))
     }
 
-    /// The item as stored; it is durable then.
-    pub(crate) async fn stored(self) -> Result<v1::Item, GalleryError> {
+    /// The item as stored, and the image that it had before, where no item uses that any more; it is durable then.
+    pub(crate) async fn stored(self) -> Result<(v1::Item, Option<ImageHash>), GalleryError> {
         match self.answer().await? {
-            Reply::Stored(item) => Ok(item),
+            Reply::Stored(item, unused) => Ok((item, unused)),
             other => Err(wrong_reply(&other)),
         }
     }
@@ -227,7 +248,7 @@ fn job(
     reserved: Option<OwnedSemaphorePermit>,
 ) -> (Job, Ticket) {
     let (reply, answer) = oneshot::channel();
-    (Job { write, image, reply, _reserved: reserved }, Ticket(answer))
+    (Job::Write(Box::new(WriteJob { write, image, reply, _reserved: reserved })), Ticket(answer))
 }
 
 fn wrong_reply(reply: &Reply) -> GalleryError {
@@ -375,7 +396,7 @@ mod tests {
             item: ItemRecord { id: id.to_owned(), image: reference, metadata: BTreeMap::new() },
         };
         let reserved = gallery.reserve(100).await.unwrap();
-        gallery.put(put, image, reserved).await.unwrap().stored().await
+        gallery.put(put, image, reserved).await.unwrap().stored().await.map(|(item, _)| item)
     }
 
     fn open(config: &Config, images: &Arc<FillableStore>) -> Gallery {
@@ -416,7 +437,7 @@ mod tests {
         let gallery = std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
         gallery.create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
         let old = gallery.collection("lobby").unwrap();
-        gallery.drop_collection("lobby".to_owned()).await.unwrap();
+        gallery.drop_collection("lobby".to_owned(), None).await.unwrap();
         gallery.create("lobby".to_owned(), "m".to_owned(), 3, Similarity::Cosine).await.unwrap();
         let item = ItemRecord { id: "a".to_owned(), image: None, metadata: BTreeMap::new() };
         let put = Put { collection: "lobby".to_owned(), number: old.number, vector: vec![1.0, 0.0], item };

@@ -75,18 +75,24 @@ impl ImageStore {
         Ok(bytes)
     }
 
-    /// Deletes images. A failure is logged only: the next start collects what is left.
-    pub(crate) fn delete_all<'a>(&self, hashes: impl IntoIterator<Item = &'a ImageHash>) {
+    /// Deletes images; returns how many could not be. Each failure is logged, and the next compaction or start collects
+    /// what is left.
+    pub(crate) fn delete_all<'a>(&self, hashes: impl IntoIterator<Item = &'a ImageHash>) -> usize {
+        let mut left = 0;
         for hash in hashes {
             match self.wait(self.store.delete(&location(hash))) {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => tracing::warn!(image = %hash, %error, "an unused image was not deleted"),
+                Err(error) => {
+                    tracing::warn!(image = %hash, %error, "an unused image was not deleted");
+                    left += 1;
+                }
             }
         }
+        left
     }
 
-    /// Deletes every image that is not in `used`; returns how many.
-    pub(crate) fn delete_unused(&self, used: &HashSet<ImageHash>) -> Result<usize, GalleryError> {
+    /// Deletes every image that is not in `used`; returns how many were, and how many could not be.
+    pub(crate) fn delete_unused(&self, used: &HashSet<ImageHash>) -> Result<(usize, usize), GalleryError> {
         let listed: Vec<_> = self.wait(self.store.list(None).collect());
         let mut unused = Vec::new();
         for object in listed {
@@ -94,8 +100,8 @@ impl ImageStore {
             let hash = object.location.filename().and_then(ImageHash::from_hex);
             unused.extend(hash.filter(|hash| !used.contains(hash)));
         }
-        self.delete_all(&unused);
-        Ok(unused.len())
+        let left = self.delete_all(&unused);
+        Ok((unused.len() - left, left))
     }
 
     fn wait<F: Future>(&self, future: F) -> F::Output {
@@ -183,7 +189,7 @@ mod tests {
         std::fs::write(unfinished.join("abcd#1"), b"half").unwrap();
         drop(store);
         let store = ImageStore::open(folder.path()).unwrap();
-        assert_eq!(store.delete_unused(&HashSet::from([kept])).unwrap(), 1);
+        assert_eq!(store.delete_unused(&HashSet::from([kept])).unwrap(), (1, 0));
         assert!(store.exists(&kept) && !store.exists(&unused));
         assert!(!unfinished.join("abcd#1").exists());
     }

@@ -7,6 +7,9 @@
 //! Nothing that was acknowledged is lost: an image is synced to disk first, then one transaction stores the item, and
 //! only a durable transaction is answered. An image that no item uses, after a deletion or a crash, is deleted.
 //!
+//! What is deleted or replaced is out of reach at once. Its bytes leave the files when the store is compacted, that is,
+//! copied into a new file: some time after a deletion, or when a caller asks for it.
+//!
 //! ```no_run
 //! # use thicket_gallery::{App, Config};
 //! # use thicket_runtime::{Failure, Stop};
@@ -23,7 +26,9 @@ mod check;
 mod collection;
 mod config;
 mod error;
+mod facets;
 mod fault;
+mod filter;
 mod gallery;
 mod images;
 mod pool;
@@ -36,7 +41,7 @@ mod writer;
 
 pub use app::App;
 pub use config::{
-    Args, Config, DEFAULT_BATCH_LIMIT, DEFAULT_CACHE_MIB, DEFAULT_DATA, DEFAULT_QUEUE_LIMIT,
-    DEFAULT_READ_QUEUE_LIMIT, DEFAULT_READERS, DEFAULT_UPSERT_MIB, GalleryArgs,
+    Args, Config, DEFAULT_BATCH_LIMIT, DEFAULT_CACHE_MIB, DEFAULT_COMPACT_AFTER, DEFAULT_DATA,
+    DEFAULT_QUEUE_LIMIT, DEFAULT_READ_QUEUE_LIMIT, DEFAULT_READERS, DEFAULT_UPSERT_MIB, GalleryArgs,
 };
 pub use error::OpenError;

@@ -13,10 +13,12 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::check;
 use crate::collection::Collection;
 use crate::error::GalleryError;
+use crate::filter;
 use crate::gallery::Gallery;
 use crate::pool::Pool;
 use crate::record::ImageHash;
 use crate::upsert;
+use crate::writer::Deleted;
 
 /// Room in a message for what is around the rankings.
 const MESSAGE_MARGIN: usize = 4096;
@@ -80,15 +82,22 @@ impl GalleryService for Service {
         request: Request<v1::DeleteCollectionRequest>,
     ) -> Answer<v1::DeleteCollectionResponse> {
         let call = Call::of(&request);
-        let name = request.into_inner().name;
+        let v1::DeleteCollectionRequest { name, max_items } = request.into_inner();
         call.require(Right::Admin, Some(&name))?;
         let deleted = async {
             check::collection_name("name", &name)?;
-            self.gallery.drop_collection(name.clone()).await
+            let most = check::max_items(max_items)?;
+            self.gallery.drop_collection(name.clone(), most).await
         };
-        let deleted_items = deleted.await.map_err(Fault::from)?;
-        tracing::info!(collection = name, deleted_items, caller = call.caller().name, "collection deleted");
-        Ok(Response::new(v1::DeleteCollectionResponse { deleted_items }))
+        let (Deleted { items, unused }, remains) = deleted.await.map_err(Fault::from)?;
+        let caller = &call.caller().name;
+        tracing::info!(collection = name, deleted_items = items, remains, caller, "collection deleted");
+        Ok(Response::new(v1::DeleteCollectionResponse {
+            deleted_items: items,
+            unused_images: unused.len() as u64,
+            unused_image_hashes: hashes(unused.into_iter().take(check::DELETED_AT_A_TIME)),
+            remains,
+        }))
     }
 
     type UpsertStream = ReceiverStream<Result<v1::UpsertResponse, Status>>;
@@ -110,9 +119,9 @@ impl GalleryService for Service {
             check::item_ids(&ids)?;
             self.gallery.delete(collection.clone(), ids).await
         };
-        let deleted = deleted.await.map_err(Fault::from)?;
+        let Deleted { items: deleted, unused } = deleted.await.map_err(Fault::from)?;
         tracing::info!(collection, deleted, caller = call.caller().name, "items deleted");
-        Ok(Response::new(v1::DeleteResponse { deleted }))
+        Ok(Response::new(v1::DeleteResponse { deleted, unused_image_hashes: hashes(unused) }))
     }
 
     async fn search(&self, request: Request<v1::SearchRequest>) -> Answer<v1::SearchResponse> {
@@ -127,7 +136,8 @@ impl GalleryService for Service {
             }
             let top = check::top(request.top)?;
             let queries = check::queries(request.queries, collection.dimension)?;
-            collection.search(&queries, top, MAX_MESSAGE_BYTES - MESSAGE_MARGIN)
+            let filter = filter::parse(request.filter)?;
+            collection.search(&queries, top, filter.as_ref(), MAX_MESSAGE_BYTES - MESSAGE_MARGIN)
         });
         let ranked = ranked.await;
         if ranked.is_ok() {
@@ -157,7 +167,8 @@ impl GalleryService for Service {
         let ranked = self.pool.run(move || {
             check::item_ids(&request.ids)?;
             let query = check::query("query", request.query, collection.dimension)?;
-            collection.ranks(&query, &request.ids)
+            let filter = filter::parse(request.filter)?;
+            collection.ranks(&query, &request.ids, filter.as_ref())
         });
         answer(ranked.await.map(|ranks| v1::RankOfResponse { ranks }).map_err(Fault::from))
     }
@@ -205,6 +216,21 @@ impl GalleryService for Service {
         });
         answer(read.await.map_err(Fault::from))
     }
+
+    async fn compact(&self, request: Request<v1::CompactRequest>) -> Answer<v1::CompactResponse> {
+        let call = Call::of(&request);
+        call.require(Right::Admin, None)?;
+        let compacted = self.gallery.compact().await;
+        answer(
+            compacted
+                .map(|(bytes_before, bytes_after)| v1::CompactResponse { bytes_before, bytes_after })
+                .map_err(Fault::from),
+        )
+    }
+}
+
+fn hashes(images: impl IntoIterator<Item = ImageHash>) -> Vec<String> {
+    images.into_iter().map(|hash| hash.to_string()).collect()
 }
 
 pub(crate) fn mismatch(collection: &Collection, actual: String) -> GalleryError {

@@ -1,7 +1,12 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use redb::{
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, Table,
+    TableDefinition, WriteTransaction,
+};
+use thicket_compaction::copy_table;
 use uuid::Uuid;
 
 use crate::error::{GalleryError, OpenError};
@@ -12,6 +17,10 @@ use crate::write::{Done, Put, Write};
 const RESERVE_BYTES: usize = 8 << 20;
 /// Version of the layout below.
 const FORMAT: u64 = 1;
+
+/// When something was deleted or replaced whose bytes may still be in the file, milliseconds since 1970-01-01 UTC: the
+/// first such moment since the file was made.
+const UNCOMPACTED_SINCE: &str = "uncompacted_since";
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Version of the last transaction, under the empty key.
@@ -41,8 +50,10 @@ pub(crate) struct Store {
 /// What a transaction did.
 #[derive(Debug)]
 pub(crate) struct Applied {
-    /// One result a write, in order.
-    pub(crate) results: Vec<Result<Done, GalleryError>>,
+    /// One result a write, in order: what it did, and the images that it took the last item from, sorted.
+    pub(crate) results: Vec<Result<(Done, Vec<ImageHash>), GalleryError>>,
+    /// True where bytes were deleted or replaced.
+    pub(crate) freed: bool,
     /// Images that no item uses any more.
     pub(crate) unused: Vec<ImageHash>,
     /// Name of the transaction: the version of every collection that it changed.
@@ -57,6 +68,7 @@ impl Store {
             DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { folder: folder.to_owned() },
             cause => OpenError::folder(folder, cause),
         })?;
+        thicket_compaction::remove_unfinished(&path).map_err(|cause| OpenError::folder(folder, cause))?;
         let found = prepare(&database).map_err(|cause| OpenError::folder(folder, cause))?;
         if found != FORMAT {
             return Err(OpenError::Format { folder: folder.to_owned(), expected: FORMAT, found });
@@ -200,6 +212,37 @@ impl Store {
         applied.ok_or_else(|| GalleryError::internal("writing the store", "the transaction left no result"))
     }
 
+    /// For how long bytes of what was deleted or replaced may have been in the file; `None` where there are none.
+    pub(crate) fn uncompacted_for(&mut self) -> Result<Option<Duration>, GalleryError> {
+        let since = self.read(|database| {
+            let table = database.begin_read()?.open_table(META)?;
+            Ok(table.get(UNCOMPACTED_SINCE)?.map(|since| since.value()))
+        })?;
+        Ok(since.map(|since| Duration::from_millis(unix_ms().saturating_sub(since))))
+    }
+
+    /// Makes a new file of what the store holds, in which nothing is left of what was deleted or replaced. Returns the
+    /// size of the file in bytes, before and after.
+    ///
+    /// # Errors
+    /// [`GalleryError::DiskFull`] or [`GalleryError::Internal`]; then nothing was changed.
+    pub(crate) fn compact(&mut self) -> Result<(u64, u64), GalleryError> {
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        let (path, cache_bytes) = (self.path.clone(), self.cache_bytes);
+        let before = size(&path);
+        let create = |path: &Path| open_database(path, cache_bytes);
+        let compacted = thicket_compaction::compact(self.database()?, &path, create, copy_all);
+        match compacted {
+            Ok(database) => self.database = Some(database),
+            Err(cause) => {
+                // After an I/O error it may refuse everything until it is opened again.
+                self.database = None;
+                return Err(GalleryError::from_write("compacting the store", &cause));
+            }
+        }
+        Ok((before, size(&path)))
+    }
+
     fn database(&mut self) -> Result<&Database, GalleryError> {
         let database = match self.database.take() {
             Some(database) => database,
@@ -221,6 +264,21 @@ impl Store {
 
 fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
     Builder::new().set_cache_size(cache_bytes).create(path)
+}
+
+/// Copies every table, and of the small facts all but the one that a new file makes untrue.
+fn copy_all(from: &ReadTransaction, to: &WriteTransaction) -> Result<(), redb::Error> {
+    copy_table(from, to, META, |fact| fact != UNCOMPACTED_SINCE)?;
+    copy_table(from, to, LAST, |_| true)?;
+    copy_table(from, to, COLLECTIONS, |_| true)?;
+    copy_table(from, to, ITEMS, |_| true)?;
+    copy_table(from, to, VECTORS, |_| true)?;
+    copy_table(from, to, IDS, |_| true)?;
+    copy_table(from, to, IMAGES, |_| true)
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// Creates the tables of an empty store; returns the format found.
@@ -259,11 +317,25 @@ fn transact(
         let mut tables = Tables::open(&transaction)?;
         let mut results = Vec::with_capacity(writes.len());
         for write in writes {
-            results.push(tables.apply(write)?);
+            let result = tables.apply(write)?;
+            let released = std::mem::take(&mut tables.released);
+            tables.all_released.extend(&released);
+            results.push(result.map(|done| (done, released)));
         }
+        let freed = tables.freed;
         let unused = tables.finish(version, touched)?;
+        let results = results
+            .into_iter()
+            .map(|result| {
+                result.map(|(done, mut released)| {
+                    // A later write of the batch may have taken an image up again.
+                    released.retain(|hash| unused.contains(hash));
+                    (done, released.into_iter().collect())
+                })
+            })
+            .collect();
         transaction.open_table(LAST)?.insert("", version)?;
-        *applied = Some(Applied { results, unused, version });
+        *applied = Some(Applied { results, freed, unused: unused.into_iter().collect(), version });
     }
     transaction.commit()?;
     Ok(())
@@ -281,8 +353,12 @@ struct Tables<'t> {
     images: Table<'t, ([u8; 32], u64), u64>,
     /// Records as changed by this transaction; `None` for a deleted collection.
     changed: HashMap<String, Option<CollectionRecord>>,
-    /// Images whose use went down.
+    /// Images that lost their last item in a collection by the write being applied.
     released: BTreeSet<ImageHash>,
+    /// The same by all writes before it.
+    all_released: BTreeSet<ImageHash>,
+    /// True where a record was deleted or replaced.
+    freed: bool,
 }
 
 impl<'t> Tables<'t> {
@@ -296,13 +372,15 @@ impl<'t> Tables<'t> {
             images: transaction.open_table(IMAGES)?,
             changed: HashMap::new(),
             released: BTreeSet::new(),
+            all_released: BTreeSet::new(),
+            freed: false,
         })
     }
 
     fn apply(&mut self, write: &Write) -> Outcome<Done> {
         match write {
             Write::Create { name, record } => self.create(name, record),
-            Write::Drop { name } => self.drop_collection(name),
+            Write::Drop { name, most } => self.drop_collection(name, *most),
             Write::Put(put) => self.put(put),
             Write::Delete { collection, ids } => self.delete(collection, ids),
         }
@@ -327,16 +405,21 @@ impl<'t> Tables<'t> {
         Ok(Ok(Done::Created { record }))
     }
 
-    fn drop_collection(&mut self, name: &str) -> Outcome<Done> {
+    fn drop_collection(&mut self, name: &str, most: Option<usize>) -> Outcome<Done> {
         let Some(record) = self.record(name)? else {
             return Ok(Err(GalleryError::UnknownCollection { name: name.to_owned() }));
         };
         let number = record.number;
-        let mut ids = Vec::new();
-        for entry in self.items.range(span(number))? {
-            ids.push(parse::<ItemRecord>(entry?.1.value())?);
+        let mut items = Vec::new();
+        for entry in self.items.range(span(number))?.take(most.unwrap_or(usize::MAX)) {
+            items.push(parse::<ItemRecord>(entry?.1.value())?);
         }
-        for item in ids {
+        if most.is_some_and(|most| record.items > most as u64) {
+            let ids: Vec<String> = items.into_iter().map(|item| item.id).collect();
+            return self.delete(name, &ids);
+        }
+        self.freed = true;
+        for item in items {
             self.ids.remove((number, item.id.as_str()))?;
             if let Some(image) = item.image {
                 self.release(image.hash, number)?;
@@ -371,6 +454,7 @@ impl<'t> Tables<'t> {
             Some(old) => Some(parse::<ItemRecord>(old.value())?),
             None => None,
         };
+        self.freed |= old.is_some();
         if let Some(image) = old.and_then(|old| old.image) {
             self.release(image.hash, number)?;
         }
@@ -403,6 +487,7 @@ impl<'t> Tables<'t> {
         }
         record.items = record.items.saturating_sub(sequences.len() as u64);
         if !sequences.is_empty() {
+            self.freed = true;
             self.changed.insert(collection.to_owned(), Some(record));
         }
         Ok(Ok(Done::Deleted { number, sequences }))
@@ -421,7 +506,10 @@ impl<'t> Tables<'t> {
     }
 
     /// Writes the changed records back; returns the images that nothing uses.
-    fn finish(mut self, version: Version, touched: &[ImageHash]) -> Result<Vec<ImageHash>, redb::Error> {
+    fn finish(mut self, version: Version, touched: &[ImageHash]) -> Result<BTreeSet<ImageHash>, redb::Error> {
+        if self.freed && self.meta.get(UNCOMPACTED_SINCE)?.is_none() {
+            self.meta.insert(UNCOMPACTED_SINCE, unix_ms())?;
+        }
         for (name, record) in self.changed {
             match record {
                 Some(mut record) => {
@@ -434,11 +522,11 @@ impl<'t> Tables<'t> {
                 }
             }
         }
-        self.released.extend(touched);
-        let mut unused = Vec::new();
-        for hash in self.released {
+        self.all_released.extend(touched);
+        let mut unused = BTreeSet::new();
+        for hash in self.all_released {
             if !is_used(&self.images, &hash)? {
-                unused.push(hash);
+                unused.insert(hash);
             }
         }
         Ok(unused)

@@ -165,12 +165,13 @@ fn check_image(bytes: Bytes, limits: &thicket_imaging::Limits) -> Result<(ImageR
     Ok((ImageRef { hash: ImageHash::of(&bytes), format }, bytes))
 }
 
-fn response(id: String, result: Result<v1::Item, GalleryError>) -> v1::UpsertResponse {
-    let result = match result {
-        Ok(item) => Outcome::Item(item),
-        Err(error) => Outcome::Error(Fault::from(error).to_item_error()),
+fn response(id: String, result: Result<(v1::Item, Option<ImageHash>), GalleryError>) -> v1::UpsertResponse {
+    let (result, unused) = match result {
+        Ok((item, unused)) => (Outcome::Item(item), unused),
+        Err(error) => (Outcome::Error(Fault::from(error).to_item_error()), None),
     };
     // An id that is refused for its length is not sent back at that length.
     let id = if id.len() <= check::ID_BYTES { id } else { String::new() };
-    v1::UpsertResponse { id, result: Some(result) }
+    let unused_image_hash = unused.map(|hash| hash.to_string()).unwrap_or_default();
+    v1::UpsertResponse { id, result: Some(result), unused_image_hash }
 }

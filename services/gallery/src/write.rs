@@ -5,8 +5,9 @@ use crate::record::{CollectionRecord, ItemRecord};
 pub(crate) enum Write {
     /// Creates a collection; `record.number` is chosen by the store.
     Create { name: String, record: CollectionRecord },
-    /// Deletes a collection and all it holds.
-    Drop { name: String },
+    /// Deletes a collection and all it holds; where `most` is given, that many of its items at most, oldest first, and the
+    /// collection when none is left.
+    Drop { name: String, most: Option<usize> },
     /// Adds or replaces an item.
     Put(Put),
     /// Deletes items; unknown ids are ignored.

@@ -1,12 +1,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use opentelemetry::KeyValue;
 use thicket_index::FaissIndex;
 use thicket_proto::v1;
 use thicket_telemetry::{instruments, names};
+use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::collection::{Change, Collection, describe_item};
@@ -16,13 +18,25 @@ use crate::record::{ImageHash, Version};
 use crate::store::{Applied, Store};
 use crate::write::{Done, Write};
 
+/// Pause after a compaction that failed, on a full disk for example.
+const COMPACT_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Something that the writer is asked for.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// A change of the store.
+    Write(Box<WriteJob>),
+    /// A compaction after all writes queued before it.
+    Compact(ReplyTo),
+}
+
 /// A queued write.
 #[derive(Debug)]
-pub(crate) struct Job {
+pub(crate) struct WriteJob {
     pub(crate) write: Write,
     /// The image of a [`Write::Put`], where it has one.
     pub(crate) image: Option<(ImageHash, Bytes)>,
-    pub(crate) reply: oneshot::Sender<Result<Reply, GalleryError>>,
+    pub(crate) reply: ReplyTo,
     /// Given back when the job is done.
     pub(crate) _reserved: Option<OwnedSemaphorePermit>,
 }
@@ -32,15 +46,32 @@ pub(crate) struct Job {
 pub(crate) enum Reply {
     /// The collection as created.
     Created(v1::Collection),
-    /// Items deleted with the collection.
-    Dropped(u64),
-    /// The item as stored.
-    Stored(v1::Item),
+    /// What was deleted of the collection, or all of it.
+    Dropped {
+        /// What went.
+        deleted: Deleted,
+        /// True where the collection is still there.
+        remains: bool,
+    },
+    /// The item as stored, and the image that it had before, where nothing uses that any more.
+    Stored(v1::Item, Option<ImageHash>),
     /// Items deleted.
-    Deleted(u64),
+    Deleted(Deleted),
+    /// Size of the store's file in bytes, before and after it was compacted.
+    Compacted(u64, u64),
 }
 
-type ReplyTo = oneshot::Sender<Result<Reply, GalleryError>>;
+/// What a deletion took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Deleted {
+    /// Items that are gone.
+    pub(crate) items: u64,
+    /// Images that no item uses any more, sorted.
+    pub(crate) unused: Vec<ImageHash>,
+}
+
+/// Where an answer goes.
+pub(crate) type ReplyTo = oneshot::Sender<Result<Reply, GalleryError>>;
 
 /// Owns the store; runs on one thread.
 #[derive(Debug)]
@@ -49,6 +80,11 @@ pub(crate) struct Writer {
     store: Store,
     queue: mpsc::Receiver<Job>,
     batch_limit: usize,
+    compact_after: Duration,
+    /// When to compact the store; `None` where nothing was deleted or replaced since the last time.
+    compact_at: Option<Instant>,
+    /// Tells when that is, while the queue is empty.
+    clock: Runtime,
     /// Version of the snapshot on disk, by collection number.
     saved: HashMap<u64, Version>,
     /// True when the collections in memory may lag behind the store.
@@ -61,8 +97,28 @@ impl Writer {
         store: Store,
         queue: mpsc::Receiver<Job>,
         batch_limit: usize,
-    ) -> Self {
-        Self { shared, store, queue, batch_limit, saved: HashMap::new(), behind: false }
+        compact_after: Duration,
+    ) -> std::io::Result<Self> {
+        let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        Ok(Self {
+            shared,
+            store,
+            queue,
+            batch_limit,
+            compact_after,
+            compact_at: None,
+            clock,
+            saved: HashMap::new(),
+            behind: false,
+        })
+    }
+
+    /// Plans the compaction that an earlier process left to be done.
+    pub(crate) fn plan_compaction(&mut self) -> Result<(), GalleryError> {
+        if let Some(waiting) = self.store.uncompacted_for()? {
+            self.compact_at = Instant::now().checked_add(self.compact_after.saturating_sub(waiting));
+        }
+        Ok(())
     }
 
     /// Brings the collections in memory to what the store holds.
@@ -107,7 +163,20 @@ impl Writer {
 
     /// Works until every sender of the queue is gone, then saves snapshots.
     pub(crate) fn run(mut self) {
-        while let Some(first) = self.queue.blocking_recv() {
+        loop {
+            if self.compact_at.is_some_and(|at| at <= Instant::now()) {
+                self.compact_when_due();
+            }
+            let first = match self.compact_at {
+                None => self.queue.blocking_recv(),
+                Some(at) => {
+                    let queue = &mut self.queue;
+                    let next = async { tokio::time::timeout_at(at.into(), queue.recv()).await };
+                    let Ok(next) = self.clock.block_on(next) else { continue };
+                    next
+                }
+            };
+            let Some(first) = first else { break };
             let mut batch = vec![first];
             while batch.len() < self.batch_limit
                 && let Ok(job) = self.queue.try_recv()
@@ -116,11 +185,24 @@ impl Writer {
             }
             let waiting = self.queue.len() as u64;
             instruments().queue_depth.record(waiting, &[KeyValue::new(names::LANE, "write")]);
-            // Nobody waits for a cancelled write, and it was not acknowledged.
-            batch.retain(|job| !job.reply.is_closed());
-            if !batch.is_empty() {
-                instruments().batch_size.record(batch.len() as u64, &[KeyValue::new(names::STAGE, "write")]);
-                self.commit(batch);
+            // Nobody waits for a cancelled job, and it was not acknowledged.
+            let (mut writes, mut compactions) = (Vec::new(), Vec::new());
+            for job in batch {
+                match job {
+                    Job::Write(job) if !job.reply.is_closed() => writes.push(*job),
+                    Job::Compact(reply) if !reply.is_closed() => compactions.push(reply),
+                    Job::Write(_) | Job::Compact(_) => {}
+                }
+            }
+            if !writes.is_empty() {
+                instruments().batch_size.record(writes.len() as u64, &[KeyValue::new(names::STAGE, "write")]);
+                self.commit(writes);
+            }
+            if !compactions.is_empty() {
+                let compacted = self.compact();
+                for reply in compactions {
+                    answer(reply, compacted.clone().map(|(before, after)| Reply::Compacted(before, after)));
+                }
             }
         }
         let views: Vec<Arc<Collection>> = self.shared.collections.read().values().cloned().collect();
@@ -131,7 +213,56 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, batch: Vec<Job>) {
+    fn compact_when_due(&mut self) {
+        if let Err(error) = self.compact() {
+            tracing::warn!(%error, "bytes of what was deleted are still in the files, trying again");
+            self.compact_at = Some(Instant::now() + COMPACT_AGAIN_AFTER);
+        }
+    }
+
+    /// Takes what was deleted or replaced out of every file. Returns the size of the store's file, before and after.
+    fn compact(&mut self) -> Result<(u64, u64), GalleryError> {
+        let started = Instant::now();
+        // What memory does not know to be deleted would keep its snapshot.
+        if self.behind {
+            self.load_all()?;
+        }
+        self.discard_stale_snapshots()
+            .map_err(|cause| GalleryError::internal("removing a stale snapshot", cause))?;
+        // Where the deletion of an image failed, it was not its caller's to know.
+        let used = self.store.used_images()?;
+        match self.shared.images.delete_unused(&used)? {
+            (_, 0) => {}
+            (_, left) => {
+                let reason = format!("{left} files are left");
+                return Err(GalleryError::internal("deleting unused images", reason));
+            }
+        }
+        let (before, after) = self.store.compact()?;
+        self.compact_at = None;
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(before, after, seconds, "took what was deleted out of the files");
+        Ok((before, after))
+    }
+
+    /// Removes every file beside the snapshots of collections as they are now: the others may hold deleted vectors, and
+    /// no start would use them.
+    fn discard_stale_snapshots(&mut self) -> std::io::Result<()> {
+        let views = self.shared.collections.read().clone();
+        self.saved.retain(|number, version| {
+            views.values().any(|view| view.number == *number && view.version() == *version)
+        });
+        let kept: HashSet<PathBuf> = self.saved.keys().map(|number| self.snapshot_path(*number)).collect();
+        for file in std::fs::read_dir(&self.shared.snapshots)? {
+            let path = file?.path();
+            if !kept.contains(&path) {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, batch: Vec<WriteJob>) {
         if self.behind
             && let Err(cause) = self.load_all()
         {
@@ -160,7 +291,7 @@ impl Writer {
             Err(cause) => {
                 // Images that were written for nothing must not keep a full disk full.
                 match self.store.unused_of(touched) {
-                    Ok(unused) => self.shared.images.delete_all(&unused),
+                    Ok(unused) => _ = self.shared.images.delete_all(&unused),
                     Err(error) => {
                         tracing::warn!(%error, "images of a failed write are left to the next start")
                     }
@@ -198,7 +329,7 @@ impl Writer {
     }
 
     /// Stores the images of a batch, each hash once; images that an item uses already are durable.
-    fn store_images(&self, batch: &[Job]) -> HashMap<ImageHash, Result<(), GalleryError>> {
+    fn store_images(&self, batch: &[WriteJob]) -> HashMap<ImageHash, Result<(), GalleryError>> {
         let collections = self.shared.collections.read().clone();
         let mut seen = HashSet::new();
         let mut images = Vec::new();
@@ -215,11 +346,15 @@ impl Writer {
 
     /// Brings a durable transaction into memory, then tells the callers.
     fn take_over(&mut self, writes: Vec<Write>, replies: Vec<ReplyTo>, applied: Applied) {
+        if applied.freed && self.compact_at.is_none() {
+            self.compact_at = Instant::now().checked_add(self.compact_after);
+        }
         let mut changes: HashMap<u64, Vec<Change>> = HashMap::new();
         let mut answers = Vec::with_capacity(replies.len());
         for ((write, result), reply) in writes.into_iter().zip(applied.results).zip(replies) {
-            let result =
-                result.and_then(|done| self.take_over_one(write, done, applied.version, &mut changes));
+            let result = result.and_then(|(done, unused)| {
+                self.take_over_one(write, done, unused, applied.version, &mut changes)
+            });
             answers.push((reply, result));
         }
         let views: Vec<Arc<Collection>> = self.shared.collections.read().values().cloned().collect();
@@ -245,6 +380,7 @@ impl Writer {
         &mut self,
         write: Write,
         done: Done,
+        unused: Vec<ImageHash>,
         version: Version,
         changes: &mut HashMap<u64, Vec<Change>>,
     ) -> Result<Reply, GalleryError> {
@@ -259,7 +395,7 @@ impl Writer {
                 report_size(&view);
                 Ok(Reply::Created(view.describe()))
             }
-            (Write::Drop { name }, Done::Dropped { number, items }) => {
+            (Write::Drop { name, .. }, Done::Dropped { number, items }) => {
                 self.shared.collections.write().remove(&name);
                 changes.remove(&number);
                 self.saved.remove(&number);
@@ -271,21 +407,24 @@ impl Writer {
                     _ => {}
                 }
                 instruments().gallery_vectors.record(0, &[KeyValue::new(names::COLLECTION, name)]);
-                Ok(Reply::Dropped(items))
+                Ok(Reply::Dropped { deleted: Deleted { items, unused }, remains: false })
             }
             (Write::Put(put), Done::Stored { sequence }) => {
                 let item = describe_item(&put.item);
                 changes.entry(put.number).or_default().push(Change::Stored { sequence, put: Box::new(put) });
-                Ok(Reply::Stored(item))
+                Ok(Reply::Stored(item, unused.first().copied()))
             }
-            (Write::Delete { .. }, Done::Deleted { number, sequences }) => {
-                let deleted = sequences.len() as u64;
+            (write @ (Write::Delete { .. } | Write::Drop { .. }), Done::Deleted { number, sequences }) => {
+                let deleted = Deleted { items: sequences.len() as u64, unused };
                 let gone = sequences.into_iter().map(|sequence| Change::Deleted { sequence });
                 // A deletion that met nothing leaves the collection's version as it is.
-                if deleted > 0 {
+                if deleted.items > 0 {
                     changes.entry(number).or_default().extend(gone);
                 }
-                Ok(Reply::Deleted(deleted))
+                match write {
+                    Write::Drop { .. } => Ok(Reply::Dropped { deleted, remains: true }),
+                    _ => Ok(Reply::Deleted(deleted)),
+                }
             }
             (write, done) => Err(GalleryError::internal("writing", format!("{write:?} ended as {done:?}"))),
         }

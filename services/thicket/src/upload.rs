@@ -32,6 +32,8 @@ pub(crate) struct Outcome {
     pub(crate) id: String,
     /// Why it was refused; `None` where it is stored.
     pub(crate) refused: Option<String>,
+    /// Hash of the image that the item had before, where no item shows it any more.
+    pub(crate) unused_image: Option<String>,
 }
 
 /// Sends all images; `report` hears of each once. An image that cannot be read or is refused fails alone.
@@ -104,7 +106,10 @@ fn read(upload: Upload, collection: &str) -> Result<IngestRequest, Outcome> {
         Ok(image) => {
             Ok(IngestRequest { collection: collection.to_owned(), id, image: image.into(), metadata })
         }
-        Err(reason) => Err(Outcome { id, refused: Some(format!("{}: {reason}", path.display())) }),
+        Err(reason) => {
+            let refused = Some(format!("{}: {reason}", path.display()));
+            Err(Outcome { id, refused, unused_image: None })
+        }
     }
 }
 
@@ -114,5 +119,6 @@ fn outcome(response: IngestResponse) -> Outcome {
         Some(IngestOutcome::Error(error)) => Some(format!("{}: {}", error.reason, error.message)),
         None => Some("the server gave no outcome".to_owned()),
     };
-    Outcome { id: response.id, refused }
+    let unused_image = Some(response.unused_image_hash).filter(|hash| !hash.is_empty());
+    Outcome { id: response.id, refused, unused_image }
 }

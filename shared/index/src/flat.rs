@@ -6,6 +6,7 @@ use faiss::index::{ConcurrentIndex, Idx, Index};
 use faiss::selector::IdSelector;
 use thicket_engine::{EngineError, Hit, VectorIndex};
 
+use crate::among::Among;
 use crate::order::{compare, dot, ranks_before};
 
 /// Longest vector an index takes.
@@ -13,7 +14,7 @@ pub const MAX_DIMENSION: usize = 16_384;
 
 /// Candidates fetched beyond `k`, besides an eighth of `k`: enough that rounding at the boundary is almost always
 /// settled without a second look at the whole index.
-const FETCH_MARGIN: usize = 32;
+pub(crate) const FETCH_MARGIN: usize = 32;
 
 /// Candidates of all queries of one FAISS call, a bound on its memory (12 bytes each).
 const CANDIDATES_PER_CALL: usize = 1 << 20;
@@ -93,14 +94,25 @@ impl FaissIndex {
             return Ok(vec![Vec::new(); rows]);
         }
         let fetch = self.ids.len().min(k + k / 8 + FETCH_MARGIN);
+        self.propose_and_settle(queries, k, fetch, None)
+    }
+
+    /// Has FAISS propose `fetch` candidates for each query and makes exact rankings of `k` hits out of them.
+    pub(crate) fn propose_and_settle(
+        &self,
+        queries: &[f32],
+        k: usize,
+        fetch: usize,
+        among: Option<&Among>,
+    ) -> Result<Vec<Vec<Hit>>, EngineError> {
         let rows_per_call = (CANDIDATES_PER_CALL / fetch).max(1);
-        let mut rankings = Vec::with_capacity(rows);
+        let mut rankings = Vec::with_capacity(queries.len() / self.dimension);
         for block in queries.chunks(rows_per_call * self.dimension) {
             let found = ConcurrentIndex::search(&self.inner, block, fetch)
                 .map_err(|cause| EngineError::internal("index search", cause))?;
             let candidates = found.labels.chunks(fetch).zip(found.distances.chunks(fetch));
             for (query, (labels, scores)) in block.chunks(self.dimension).zip(candidates) {
-                rankings.push(self.settle(query, labels, scores, k));
+                rankings.push(self.settle(query, labels, scores, k, among));
             }
         }
         Ok(rankings)
@@ -124,7 +136,7 @@ impl FaissIndex {
         Ok(ranks_before(all, &targets).into_iter().map(|before| before + 1).collect())
     }
 
-    fn score_hits(&self, query: &[f32], ids: &[u64]) -> Result<Vec<Hit>, EngineError> {
+    pub(crate) fn score_hits(&self, query: &[f32], ids: &[u64]) -> Result<Vec<Hit>, EngineError> {
         let rows = self.check_rows("query", query)?;
         if rows != 1 {
             return Err(EngineError::invalid("query", format!("{rows} vectors given, 1 expected")));
@@ -132,20 +144,29 @@ impl FaissIndex {
         let data = self.data();
         ids.iter()
             .map(|id| {
-                let position = *self
-                    .positions
-                    .get(id)
-                    .ok_or_else(|| EngineError::invalid("ids", format!("no vector is held under id {id}")))?;
+                let position = self.position(*id)?;
                 Ok(Hit { id: *id, score: dot(query, self.row(data, position)) })
             })
             .collect()
     }
 
-    /// Turns FAISS's candidates for one query into the exact ranking.
-    fn settle(&self, query: &[f32], labels: &[Idx], scores: &[f32], k: usize) -> Vec<Hit> {
+    /// Turns FAISS's candidates for one query into the exact ranking of the `k` best (at least 1, and at most as many as
+    /// there are), candidates outside `among` left aside.
+    fn settle(
+        &self,
+        query: &[f32],
+        labels: &[Idx],
+        scores: &[f32],
+        k: usize,
+        among: Option<&Among>,
+    ) -> Vec<Hit> {
+        let plainly = || match among {
+            None => best(self.all_hits(query), k),
+            Some(among) => best(self.hits_among(query, among), k),
+        };
         let norms = norm(query) * self.norm_bound;
         if norms > SAFE_NORM_PRODUCT || scores.iter().any(|score| !score.is_finite()) {
-            return self.top_of_all(query, k);
+            return plainly();
         }
         let data = self.data();
         let mut hits = Vec::with_capacity(labels.len());
@@ -153,19 +174,27 @@ impl FaissIndex {
             match label.get() {
                 Some(position) if (position as usize) < self.ids.len() => {
                     let position = position as usize;
-                    hits.push(Hit { id: self.ids[position], score: dot(query, self.row(data, position)) });
+                    if among.is_none_or(|among| among.contains(position)) {
+                        hits.push(Hit {
+                            id: self.ids[position],
+                            score: dot(query, self.row(data, position)),
+                        });
+                    }
                 }
-                _ => return self.top_of_all(query, k),
+                _ => return plainly(),
             }
         }
+        if hits.len() < k {
+            return plainly();
+        }
         hits.sort_unstable_by(compare);
-        if hits.len() < self.ids.len() {
+        if labels.len() < self.ids.len() {
             // A vector that FAISS left out scores at most its worst candidate there, hence at most that plus the
             // two rounding errors here.
             let worst = scores.iter().copied().fold(f32::INFINITY, f32::min);
             let best_left_out = f64::from(worst) + self.rounding_bound(norms);
             if best_left_out >= f64::from(hits[k - 1].score) {
-                return self.top_of_all(query, k);
+                return plainly();
             }
         }
         hits.truncate(k);
@@ -182,15 +211,10 @@ impl FaissIndex {
         (n / (1.0 - n) + 2.0 * unit) * norms * 1.01 + underflow
     }
 
-    /// The plain algorithm.
-    fn top_of_all(&self, query: &[f32], k: usize) -> Vec<Hit> {
-        let mut hits: Vec<Hit> = self.all_hits(query).collect();
-        if k < hits.len() {
-            hits.select_nth_unstable_by(k, compare);
-            hits.truncate(k);
-        }
-        hits.sort_unstable_by(compare);
-        hits
+    /// Where the vector of an id is.
+    pub(crate) fn position(&self, id: u64) -> Result<usize, EngineError> {
+        let held = self.positions.get(&id).copied();
+        held.ok_or_else(|| EngineError::invalid("ids", format!("no vector is held under id {id}")))
     }
 
     fn all_hits(&self, query: &[f32]) -> impl Iterator<Item = Hit> {
@@ -207,12 +231,12 @@ impl FaissIndex {
         self.data().chunks_exact(self.dimension)
     }
 
-    fn row<'a>(&self, data: &'a [f32], position: usize) -> &'a [f32] {
+    pub(crate) fn row<'a>(&self, data: &'a [f32], position: usize) -> &'a [f32] {
         &data[position * self.dimension..(position + 1) * self.dimension]
     }
 
     /// Checks that `values` is whole rows of finite values; returns the number of rows.
-    fn check_rows(&self, field: &'static str, values: &[f32]) -> Result<usize, EngineError> {
+    pub(crate) fn check_rows(&self, field: &'static str, values: &[f32]) -> Result<usize, EngineError> {
         if !values.len().is_multiple_of(self.dimension) {
             let reason = format!("{} values are not whole vectors of {}", values.len(), self.dimension);
             return Err(EngineError::invalid(field, reason));
@@ -293,6 +317,17 @@ impl VectorIndex for FaissIndex {
     fn search(&mut self, queries: &[f32], k: usize) -> Result<Vec<Vec<Hit>>, EngineError> {
         self.top(queries, k)
     }
+}
+
+/// The plain algorithm: the `k` best of all hits, in order.
+pub(crate) fn best(hits: impl Iterator<Item = Hit>, k: usize) -> Vec<Hit> {
+    let mut hits: Vec<Hit> = hits.collect();
+    if k < hits.len() {
+        hits.select_nth_unstable_by(k, compare);
+        hits.truncate(k);
+    }
+    hits.sort_unstable_by(compare);
+    hits
 }
 
 /// Euclidean norm.

@@ -7,6 +7,7 @@
 //! FAISS picks the candidates; the scores that callers see come from [`dot`], so that they do not depend on how many
 //! queries were searched together or on the machine's BLAS.
 
+mod among;
 mod flat;
 mod order;
 mod snapshot;

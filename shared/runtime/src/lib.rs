@@ -30,6 +30,7 @@ mod role;
 mod server;
 mod shutdown;
 mod status;
+mod time;
 mod watchdog;
 mod worker;
 
@@ -52,5 +53,6 @@ pub use server::{
 };
 pub use shutdown::{Failure, Stop, StopHandle, run};
 pub use status::{ERROR_DOMAIN, Fault, PUSHBACK, Reason};
+pub use time::unix_ms;
 pub use watchdog::DEFAULT_STUCK_AFTER;
 pub use worker::{DEFAULT_MAX_DELAY, DEFAULT_QUEUE_LIMIT, Done, Stepped, Steps, Worker, WorkerOptions};

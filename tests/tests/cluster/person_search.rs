@@ -146,6 +146,7 @@ async fn the_first_ranking_is_what_the_gallery_gives_for_the_texts_vector() {
         queries: embedded.vectors,
         top: 5,
         model_fingerprint: embedded.model_fingerprint,
+        filter: None,
     };
     let ranking = gallery.search(request).await.unwrap().into_inner().rankings.remove(0);
     let by_hand: Vec<_> =

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use image::{ImageFormat, Rgb, RgbImage};
 use thicket_answer::Config;
 use thicket_proto::v1::answer_service_client::AnswerServiceClient;
-use thicket_proto::v1::{DescribeRequest, ForgetImageRequest, GetAnswerModelRequest};
+use thicket_proto::v1::{DescribeRequest, ForgetImageRequest, ForgetImagesRequest, GetAnswerModelRequest};
 use thicket_runtime::{Failure, Peer};
 use tonic::Code;
 
@@ -103,6 +103,46 @@ async fn what_is_no_hash_is_refused() {
     let request = ForgetImageRequest { image_hash: "cafe".to_owned() };
     let status = role.client.forget_image(request).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "IMAGE_HASH"));
+}
+
+#[tokio::test]
+async fn many_images_are_forgotten_at_once_and_leave_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures: Vec<Bytes> = (0..6).map(|shade| png([shade, 255, 0])).collect();
+    let mut role = start(config(folder.path())).await;
+    for picture in &pictures {
+        role.client.locate(locate("a man", picture.clone())).await.unwrap();
+    }
+    let hashes: Vec<_> = pictures.iter().map(|picture| blake3::hash(picture)).collect();
+    let image_hashes = hashes[..4].iter().map(|hash| hash.to_hex().to_string()).collect();
+    let request = ForgetImagesRequest { image_hashes };
+    assert_eq!(role.client.forget_images(request.clone()).await.unwrap().into_inner().answers, 4);
+    assert_eq!(role.client.forget_images(request).await.unwrap().into_inner().answers, 0);
+    // Keys of the answers about an image begin with its hash.
+    let file = std::fs::read(folder.path().join("answers.redb")).unwrap();
+    let in_file = hashes.iter().map(|hash| file.windows(32).any(|window| window == hash.as_bytes()));
+    assert_eq!(in_file.collect::<Vec<_>>(), [false, false, false, false, true, true]);
+    for (picture, kept) in pictures.iter().zip([false, false, false, false, true, true]) {
+        let judged = role.client.locate(locate("a man", picture.clone())).await.unwrap().into_inner();
+        assert_eq!(judged.cached, kept);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_list_of_hashes_is_refused_and_nothing_is_forgotten() {
+    let mut role = start(Config::in_process("unused")).await;
+    let picture = png([1, 2, 3]);
+    role.client.describe(describe(picture.clone())).await.unwrap();
+    let good = blake3::hash(&picture).to_hex().to_string();
+    for (image_hashes, expected) in [
+        (vec![], "IMAGE_COUNT_OUT_OF_RANGE"),
+        (vec![good.clone(); 10_001], "IMAGE_COUNT_OUT_OF_RANGE"),
+        (vec![good, "cafe".to_owned()], "IMAGE_HASH"),
+    ] {
+        let status = role.client.forget_images(ForgetImagesRequest { image_hashes }).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, expected));
+    }
+    assert!(role.client.describe(describe(picture)).await.unwrap().into_inner().cached);
 }
 
 #[tokio::test]

@@ -57,6 +57,8 @@ pub(crate) struct World {
     pub(crate) log: Vec<String>,
     /// The adapter that each question named.
     pub(crate) adapters: Vec<String>,
+    /// The filter of each search.
+    pub(crate) filters: Vec<Option<Filter>>,
 }
 
 impl World {
@@ -82,6 +84,7 @@ impl World {
             deleted_at_refinement: None,
             log: Vec::new(),
             adapters: Vec::new(),
+            filters: Vec::new(),
         }
     }
 
@@ -251,9 +254,13 @@ impl GalleryService for Fakes {
                     })
                 }
             };
-            Ok(UpsertResponse { id: item.id, result: Some(result) })
+            Ok(UpsertResponse { id: item.id, result: Some(result), ..Default::default() })
         });
         Ok(Response::new(Box::pin(results)))
+    }
+
+    async fn compact(&self, _: Request<CompactRequest>) -> Result<Response<CompactResponse>, Status> {
+        Err(Status::unimplemented("the coordinator deletes nothing"))
     }
 
     async fn delete(&self, _: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
@@ -264,6 +271,7 @@ impl GalleryService for Fakes {
         let request = request.into_inner();
         let mut world = self.world();
         world.log.push(format!("search:{}", request.top));
+        world.filters.push(request.filter);
         if request.model_fingerprint != world.fingerprint_of_collection {
             return Err(Fault::failed_precondition("MODEL_MISMATCH", "another model").into());
         }
@@ -399,6 +407,13 @@ impl AnswerService for Fakes {
         &self,
         _: Request<LoadAdapterRequest>,
     ) -> Result<Response<LoadAdapterResponse>, Status> {
+        Err(Status::unimplemented("not part of a search"))
+    }
+
+    async fn forget_images(
+        &self,
+        _: Request<ForgetImagesRequest>,
+    ) -> Result<Response<ForgetImagesResponse>, Status> {
         Err(Status::unimplemented("not part of a search"))
     }
 

@@ -2,7 +2,7 @@
 
 use thicket_proto::v1::search_person_response::Event;
 use thicket_proto::v1::{
-    Answer, DescribeResponse, InteractionSettings, Outcome, SearchFinished, SearchPersonRequest,
+    Answer, DescribeResponse, Filter, InteractionSettings, Outcome, SearchFinished, SearchPersonRequest,
 };
 
 use crate::fakes::{Bench, REFINED, Says, TEXT, World, finished, ids, request};
@@ -251,4 +251,13 @@ async fn every_question_of_a_search_names_its_adapter() {
     let bench = Bench::start(high().saying("a", Says::PYes(0.9))).await;
     bench.search(SearchPersonRequest { adapter: "tuned".into(), ..request() }).await.expect("a search");
     assert_eq!(bench.world().adapters, ["tuned", "tuned", "tuned"]);
+}
+
+#[tokio::test]
+async fn the_first_and_the_last_ranking_of_a_search_have_its_filter() {
+    let filter =
+        Filter { cameras: vec!["gate".into()], captured_from_unix_ms: Some(5), ..Default::default() };
+    let bench = Bench::start(high().saying("a", Says::PYes(0.9))).await;
+    bench.search(SearchPersonRequest { filter: Some(filter.clone()), ..request() }).await.expect("a search");
+    assert_eq!(bench.world().filters, [Some(filter.clone()), Some(filter)]);
 }

@@ -19,19 +19,21 @@ async fn deletions_leave_a_line_in_the_audit_log() {
     search(&mut gallery.client, at(0.0), 1).await;
     delete(&mut gallery.client, &["a"]).await;
     let name = "lobby".to_owned();
-    gallery.client.delete_collection(v1::DeleteCollectionRequest { name }).await.unwrap();
+    gallery.client.delete_collection(v1::DeleteCollectionRequest { name, max_items: None }).await.unwrap();
+    gallery.client.compact(v1::CompactRequest {}).await.unwrap();
     gallery.stop().await;
     let text = std::fs::read_to_string(log).unwrap();
     let methods: Vec<String> = text
         .lines()
         .map(|line| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            assert_eq!(line["collection"], "lobby");
+            let method = line["method"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+            assert_eq!(line["collection"].as_str(), (method != "Compact").then_some("lobby"));
             assert_eq!(line["outcome"], "OK");
-            line["method"].as_str().unwrap().rsplit('/').next().unwrap().to_owned()
+            method
         })
         .collect();
-    assert_eq!(methods, ["CreateCollection", "Upsert", "Delete", "DeleteCollection"]);
+    assert_eq!(methods, ["CreateCollection", "Upsert", "Delete", "DeleteCollection", "Compact"]);
 }
 
 #[tokio::test]
@@ -65,6 +67,7 @@ async fn a_caller_sees_and_changes_only_what_its_token_allows() {
     assert_eq!(refusal(guard.search(elsewhere).await).0, Code::PermissionDenied);
     let deletion = v1::DeleteRequest { collection: "lobby".to_owned(), ids: vec!["a".to_owned()] };
     assert_eq!(refusal(guard.delete(deletion).await).0, Code::PermissionDenied);
+    assert_eq!(refusal(guard.compact(v1::CompactRequest {}).await).0, Code::PermissionDenied);
     let mut answers = guard.upsert(tokio_stream::iter([item("a", at(0.0))])).await.unwrap().into_inner();
     assert_eq!(answers.message().await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(refusal(stranger.search(search_request(at(0.0), 1)).await).0, Code::Unauthenticated);

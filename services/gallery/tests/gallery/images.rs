@@ -96,7 +96,7 @@ async fn a_deleted_collection_takes_its_images_and_leaves_those_of_others() {
     let mut shared = with_image(item("x", at(0.0)), png(1));
     shared.collection = "attic".to_owned();
     fill(&mut gallery.client, vec![shared]).await;
-    let request = v1::DeleteCollectionRequest { name: "lobby".to_owned() };
+    let request = v1::DeleteCollectionRequest { name: "lobby".to_owned(), max_items: None };
     let deleted = gallery.client.delete_collection(request).await.unwrap().into_inner().deleted_items;
     assert_eq!(deleted, 3);
     assert_eq!(image_files(folder.path()), [blake3::hash(&png(1)).to_hex().to_string()]);

@@ -3,6 +3,8 @@
 mod access;
 mod common;
 mod durability;
+mod erasure;
+mod filters;
 mod full_disk;
 mod images;
 mod ranking;

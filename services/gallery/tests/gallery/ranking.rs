@@ -47,8 +47,12 @@ async fn rank_of_is_the_position_in_the_full_search() {
     let full = search(&mut gallery.client, at(100.0), 120).await;
     let mut asked = ids(&full);
     asked.reverse();
-    let request =
-        v1::RankOfRequest { collection: "lobby".into(), query: Some(at(100.0)), ids: asked.clone() };
+    let request = v1::RankOfRequest {
+        collection: "lobby".into(),
+        query: Some(at(100.0)),
+        ids: asked.clone(),
+        filter: None,
+    };
     let ranks = gallery.client.rank_of(request).await.unwrap().into_inner().ranks;
     assert_eq!(ranks, (1..=120).rev().collect::<Vec<u64>>());
     let request = v1::ScoreRequest { collection: "lobby".into(), query: Some(at(100.0)), ids: asked };

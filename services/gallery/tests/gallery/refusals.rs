@@ -66,7 +66,11 @@ async fn an_unknown_collection_or_item_is_not_found_and_named() {
     let missing = (Code::NotFound, "COLLECTION_NOT_FOUND".to_owned());
     let name = "attic".to_owned();
     assert_eq!(
-        refusal(client.delete_collection(v1::DeleteCollectionRequest { name: name.clone() }).await),
+        refusal(
+            client
+                .delete_collection(v1::DeleteCollectionRequest { name: name.clone(), max_items: None })
+                .await
+        ),
         missing
     );
     let request = v1::DeleteRequest { collection: name, ids: vec!["a".to_owned()] };
@@ -76,7 +80,8 @@ async fn an_unknown_collection_or_item_is_not_found_and_named() {
     let unknown = (Code::NotFound, "ITEM_NOT_FOUND".to_owned());
     let request = v1::ScoreRequest { collection: collection.clone(), query: Some(at(0.0)), ids: ids.clone() };
     assert_eq!(refusal(client.score(request).await), unknown);
-    let request = v1::RankOfRequest { collection: collection.clone(), query: Some(at(0.0)), ids };
+    let request =
+        v1::RankOfRequest { collection: collection.clone(), query: Some(at(0.0)), ids, filter: None };
     assert_eq!(refusal(client.rank_of(request).await), unknown);
     let request = v1::GetItemRequest { collection, id: "ghost".to_owned() };
     assert_eq!(refusal(client.get_item(request).await), unknown);
@@ -128,6 +133,8 @@ async fn a_bad_item_fails_alone() {
     no_model.model_fingerprint.clear();
     let mut long_value = item("x", at(0.0));
     long_value.metadata.insert("k".to_owned(), "v".repeat(1025));
+    let mut no_time = item("x", at(0.0));
+    no_time.metadata.insert("captured_at".to_owned(), "yesterday".to_owned());
     let mut gif = b"GIF89a".to_vec();
     gif.extend([0; 64]);
     let image = |bytes: Bytes| with_image(item("x", at(0.0)), bytes);
@@ -143,6 +150,7 @@ async fn a_bad_item_fails_alone() {
         (other_model, 9, "MODEL_MISMATCH"),
         (no_model, 3, "MODEL_FINGERPRINT_INVALID"),
         (long_value, 3, "METADATA_INVALID"),
+        (no_time, 3, "METADATA_TIME_INVALID"),
         (image(Bytes::from_static(b"hello, this is text")), 3, "IMAGE_FORMAT_UNKNOWN"),
         (image(gif.into()), 3, "IMAGE_FORMAT_UNKNOWN"),
         (image(picture.slice(..picture.len() / 2)), 3, "IMAGE_UNDECODABLE"),

@@ -1,16 +1,18 @@
-use std::collections::BTreeSet;
 use std::io::{BufRead, IsTerminal, Write};
 
 use serde::Serialize;
-use thicket_proto::v1::{DeleteCollectionRequest, DeleteRequest, ForgetImageRequest, GetItemRequest};
-use tonic::Code;
+use thicket_proto::v1::{CompactRequest, DeleteCollectionRequest, DeleteRequest};
+use thicket_runtime::{Deadline, request_by};
 
 use super::server::GalleryArgs;
-use crate::client::Gallery;
+use crate::client::{Answer, Gallery};
+use crate::forget::{REWRITING_LIMIT, forget};
 use crate::{Failure, client, console};
 
 /// Ids in one call, the most that the gallery takes.
 const IDS_PER_CALL: usize = 10_000;
+/// Items of a collection that go in one call, so that the hashes of their images fit the response.
+const ITEMS_PER_CALL: u32 = 20_000;
 
 /// Deletes items of a collection, or a collection with everything in it; asks first
 #[derive(Debug, clap::Args)]
@@ -29,10 +31,13 @@ pub(crate) struct DeleteArgs {
     yes: bool,
     #[command(flatten)]
     server: GalleryArgs,
-    /// Address of the answer service, which forgets what it keeps of the deleted items' images. Without it, and with --all,
+    /// Address of the answer service, which forgets what it keeps of images that no item shows any more. Without it,
     /// answers are kept until they leave as the oldest
     #[arg(long, env = "THICKET_ANSWER", value_name = "URL")]
     answer: Option<String>,
+    /// Then have the gallery rewrite its files without what was deleted, instead of some minutes later by itself
+    #[arg(long)]
+    compact: bool,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -43,9 +48,13 @@ pub(crate) struct DeleteArgs {
 struct Document {
     collection: String,
     deleted: u64,
-    /// Answers about the deleted images that the answer service kept, where it was told.
+    /// Images that no item shows any more.
+    unused_images: usize,
+    /// Answers about them that the answer service kept, where it was told.
     #[serde(skip_serializing_if = "Option::is_none")]
     forgotten_answers: Option<u64>,
+    /// The gallery's files were rewritten.
+    compacted: bool,
 }
 
 pub(super) async fn run(args: DeleteArgs) -> Result<(), Failure> {
@@ -58,69 +67,86 @@ pub(super) async fn run(args: DeleteArgs) -> Result<(), Failure> {
         confirm(format!("delete {what}? [y/N] ")).await?;
     }
 
-    let answer = args.answer.as_deref().filter(|_| !args.all);
-    // Afterwards the gallery no longer knows them.
-    let images = match answer {
-        Some(_) => images(&mut gallery, &args.collection, &args.ids).await?,
-        None => BTreeSet::new(),
-    };
-    let mut deleted = 0;
-    if args.all {
-        let request = DeleteCollectionRequest { name: args.collection.clone() };
-        let response = gallery.delete_collection(request).await.map_err(|status| client::failure(&status))?;
-        deleted = response.into_inner().deleted_items;
+    let mut gone = Gone::told_to(args.answer.as_deref(), args.server.token())?;
+    match args.all {
+        true => delete_collection(&mut gallery, &args.collection, &mut gone).await?,
+        false => delete_items(&mut gallery, &args.collection, &args.ids, &mut gone).await?,
     }
-    for ids in args.ids.chunks(IDS_PER_CALL) {
-        let request = DeleteRequest { collection: args.collection.clone(), ids: ids.to_vec() };
-        let response = gallery.delete(request).await.map_err(|status| client::failure(&status))?;
-        deleted += response.into_inner().deleted;
+    if args.compact {
+        let request = request_by(CompactRequest {}, Deadline::after(REWRITING_LIMIT));
+        gallery.compact(request).await.map_err(|status| {
+            Failure::failed(format!(
+                "the items are deleted, the gallery's files are not rewritten yet: {}",
+                client::failure(&status)
+            ))
+        })?;
     }
-
-    let forgotten_answers = match answer {
-        Some(url) => Some(forget(url, args.server.token(), images).await?),
-        None => None,
+    let Gone { deleted, unused_images, forgotten_answers, .. } = gone;
+    let document = Document {
+        collection: args.collection,
+        deleted,
+        unused_images,
+        forgotten_answers,
+        compacted: args.compact,
     };
-    let document = Document { collection: args.collection, deleted, forgotten_answers };
     if args.json {
         return console::print_json(&document);
     }
     console::print(&format!("{deleted} items of collection {} deleted", document.collection))
 }
 
-/// Hashes of the items' images.
-async fn images(
+async fn delete_items(
     gallery: &mut Gallery,
     collection: &str,
     ids: &[String],
-) -> Result<BTreeSet<String>, Failure> {
-    let mut images = BTreeSet::new();
-    for id in ids {
-        let request = GetItemRequest { collection: collection.to_owned(), id: id.clone() };
-        match gallery.get_item(request).await {
-            Ok(found) => images.extend(found.into_inner().item.map(|item| item.image_hash)),
-            // Deleting it is no error either.
-            Err(status) if status.code() == Code::NotFound => {}
-            Err(status) => return Err(client::failure(&status)),
-        }
+    gone: &mut Gone,
+) -> Result<(), Failure> {
+    for ids in ids.chunks(IDS_PER_CALL) {
+        let request = DeleteRequest { collection: collection.to_owned(), ids: ids.to_vec() };
+        let response = gallery.delete(request).await.map_err(|status| client::failure(&status))?.into_inner();
+        gone.add(response.deleted, response.unused_image_hashes).await?;
     }
-    images.remove("");
-    Ok(images)
+    Ok(())
 }
 
-/// Has the answer service forget images. One that another item still shows is asked about anew, which changes no answer.
-async fn forget(url: &str, token: Option<&str>, images: BTreeSet<String>) -> Result<u64, Failure> {
-    let mut answer = client::answer(url, token)?;
-    let mut forgotten = 0;
-    for image_hash in images {
-        let response = answer.forget_image(ForgetImageRequest { image_hash }).await.map_err(|status| {
-            Failure::failed(format!(
-                "the items are deleted, the answers about their images are not: {}",
-                client::failure(&status)
-            ))
-        })?;
-        forgotten += response.into_inner().answers;
+async fn delete_collection(gallery: &mut Gallery, collection: &str, gone: &mut Gone) -> Result<(), Failure> {
+    loop {
+        let request =
+            DeleteCollectionRequest { name: collection.to_owned(), max_items: Some(ITEMS_PER_CALL) };
+        let response = gallery.delete_collection(request).await.map_err(|status| client::failure(&status))?;
+        let response = response.into_inner();
+        gone.add(response.deleted_items, response.unused_image_hashes).await?;
+        if !response.remains {
+            return Ok(());
+        }
     }
-    Ok(forgotten)
+}
+
+/// What the calls so far have deleted.
+#[derive(Debug)]
+struct Gone {
+    deleted: u64,
+    unused_images: usize,
+    forgotten_answers: Option<u64>,
+    /// The answer service, where it is to be told.
+    answer: Option<Answer>,
+}
+
+impl Gone {
+    fn told_to(answer: Option<&str>, token: Option<&str>) -> Result<Self, Failure> {
+        let answer = answer.map(|url| client::answer(url, token)).transpose()?;
+        Ok(Self { deleted: 0, unused_images: 0, forgotten_answers: answer.as_ref().map(|_| 0), answer })
+    }
+
+    /// Counts deleted items, and has the answer service forget the images that no item shows any more: after each call,
+    /// as the gallery does not name them again.
+    async fn add(&mut self, deleted: u64, images: Vec<String>) -> Result<(), Failure> {
+        self.deleted += deleted;
+        self.unused_images += images.len();
+        let Some(answer) = &mut self.answer else { return Ok(()) };
+        *self.forgotten_answers.get_or_insert(0) += forget(answer, &images).await?;
+        Ok(())
+    }
 }
 
 /// Asks on stderr and reads the answer from stdin.

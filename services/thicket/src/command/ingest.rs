@@ -7,8 +7,9 @@ use thicket_datasets::{Dataset, Format, SplitName};
 
 use super::server::ServerArgs;
 use crate::client::{self, DEFAULT_COLLECTION, printable};
+use crate::forget::forget;
 use crate::upload::{Upload, upload};
-use crate::{Failure, console, disk};
+use crate::{Failure, console, disk, metadata};
 
 /// Refused images that are told one by one.
 const REFUSALS_SHOWN: usize = 20;
@@ -31,8 +32,18 @@ pub(crate) struct IngestArgs {
     /// Split of the data set: train, val or test
     #[arg(long, value_name = "SPLIT", default_value = "test", requires = "dataset")]
     split: SplitName,
+    /// Metadata of every image; several times for several pairs. `camera`, `captured_at` and `tags` can be searched by
+    #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = metadata::pair)]
+    common: Vec<(String, String)>,
+    /// Metadata of single images: a file of one JSON object a line, {"id": "a.png", "metadata": {"camera": "gate"}}
+    #[arg(long, value_name = "FILE")]
+    metadata: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,
+    /// Address of the answer service, which forgets what it keeps of images that are replaced here and that no item shows
+    /// any more. Without it, answers are kept until they leave as the oldest
+    #[arg(long, env = "THICKET_ANSWER", value_name = "URL")]
+    answer: Option<String>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -44,6 +55,9 @@ struct Document {
     collection: String,
     stored: usize,
     refused: Vec<RefusalDocument>,
+    /// Answers about replaced images that the answer service kept, where it was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forgotten_answers: Option<u64>,
     seconds: f64,
 }
 
@@ -56,22 +70,29 @@ struct RefusalDocument {
 pub(super) async fn run(args: IngestArgs) -> Result<(), Failure> {
     let started = Instant::now();
     let (dataset, root, split) = (args.dataset, args.root.clone(), args.split);
-    let paths = args.paths.clone();
-    let uploads = super::blocking(move || match (dataset, root) {
-        (Some(format), Some(root)) => dataset_uploads(format, &root, split),
-        _ => Ok(disk::images(&paths)?
-            .into_iter()
-            .map(|(id, path)| Upload { id, path, metadata: HashMap::new() })
-            .collect()),
+    let (paths, common, by_id) = (args.paths.clone(), args.common.clone(), args.metadata.clone());
+    let uploads = super::blocking(move || {
+        let mut uploads = match (dataset, root) {
+            (Some(format), Some(root)) => dataset_uploads(format, &root, split)?,
+            _ => disk::images(&paths)?
+                .into_iter()
+                .map(|(id, path)| Upload { id, path, metadata: HashMap::new() })
+                .collect(),
+        };
+        let by_id = by_id.map_or_else(|| Ok(Default::default()), |file| metadata::read(&file))?;
+        metadata::add(&mut uploads, &common, by_id)?;
+        Ok(uploads)
     })
     .await?;
 
     let total = uploads.len();
     let mut coordinator = client::coordinator(&args.server.server, args.server.token())?;
+    let answer = args.answer.as_deref().map(|url| client::answer(url, args.server.token())).transpose()?;
     let bar = console::progress("ingesting", total as u64);
-    let (mut stored, mut refused) = (0, Vec::new());
+    let (mut stored, mut refused, mut unused_images) = (0, Vec::new(), Vec::new());
     upload(&mut coordinator, &args.collection, uploads, |outcome| {
         bar.inc(1);
+        unused_images.extend(outcome.unused_image);
         match outcome.refused {
             None => stored += 1,
             Some(reason) => refused.push(RefusalDocument { id: outcome.id, reason }),
@@ -79,6 +100,10 @@ pub(super) async fn run(args: IngestArgs) -> Result<(), Failure> {
     })
     .await?;
     bar.finish_and_clear();
+    let forgotten_answers = match answer {
+        Some(mut answer) => Some(forget(&mut answer, &unused_images).await?),
+        None => None,
+    };
 
     for refusal in refused.iter().take(REFUSALS_SHOWN) {
         console::note(&format!("refused {}: {}", printable(&refusal.id), printable(&refusal.reason)));
@@ -87,8 +112,13 @@ pub(super) async fn run(args: IngestArgs) -> Result<(), Failure> {
         console::note(&format!("and {} more", refused.len() - REFUSALS_SHOWN));
     }
     let failed = refused.len();
-    let document =
-        Document { collection: args.collection, stored, refused, seconds: started.elapsed().as_secs_f64() };
+    let document = Document {
+        collection: args.collection,
+        stored,
+        refused,
+        forgotten_answers,
+        seconds: started.elapsed().as_secs_f64(),
+    };
     if args.json {
         console::print_json(&document)?;
     } else {

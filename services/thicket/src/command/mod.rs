@@ -8,6 +8,7 @@ mod demo;
 mod embed;
 mod engine;
 mod eval;
+mod filter;
 mod ingest;
 mod live;
 mod models;
@@ -33,7 +34,7 @@ pub(crate) enum Command {
     Demo(demo::DemoArgs),
     Up(Box<up::UpArgs>),
     Ingest(ingest::IngestArgs),
-    Search(search::SearchArgs),
+    Search(Box<search::SearchArgs>),
     Collections(collections::CollectionsArgs),
     Delete(delete::DeleteArgs),
     Adapters(adapters::AdaptersArgs),
@@ -60,7 +61,7 @@ impl Command {
             Self::Demo(args) => demo::run(args, scratch).await,
             Self::Up(args) => up::run(*args).await,
             Self::Ingest(args) => ingest::run(args).await,
-            Self::Search(args) => search::run(args).await,
+            Self::Search(args) => search::run(*args).await,
             Self::Collections(args) => collections::run(args).await,
             Self::Delete(args) => delete::run(args).await,
             Self::Adapters(args) => adapters::run(args).await,

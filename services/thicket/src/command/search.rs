@@ -7,6 +7,7 @@ use thicket_proto::v1::{
     SearchPersonRequest,
 };
 
+use super::filter::FilterArgs;
 use super::live::LiveView;
 use super::server::ServerArgs;
 use crate::client::{self, DEFAULT_COLLECTION};
@@ -43,6 +44,8 @@ pub(crate) struct SearchArgs {
     /// Rank once and ask nothing
     #[arg(long, conflicts_with_all = ["rounds", "xi", "lambda", "yes_threshold"])]
     no_interaction: bool,
+    #[command(flatten)]
+    filter: FilterArgs,
     #[command(flatten)]
     server: ServerArgs,
     /// Print one JSON document
@@ -112,6 +115,7 @@ pub(super) async fn run(args: SearchArgs) -> Result<(), Failure> {
         }),
         priority: Priority::Interactive.into(),
         adapter: args.adapter.clone(),
+        filter: args.filter.filter(),
     };
     let mut view = LiveView::new(args.json);
     let mut events =
@@ -212,7 +216,7 @@ fn outcome_sentence(outcome: Outcome) -> &'static str {
             "the best candidate was confirmed, though little alike: first ranking kept"
         }
         Outcome::NoneConfirmed => "no candidate was confirmed: first ranking kept",
-        Outcome::NoCandidates => "the collection is empty",
+        Outcome::NoCandidates => "the collection holds no such image",
         Outcome::Disabled => "ranked once, nothing asked",
         Outcome::RefinementUnusable => {
             "a candidate was confirmed, but nothing usable was said of it: first ranking kept"

@@ -83,6 +83,7 @@ pub(super) async fn run(
             settings: Some(settings),
             priority: Priority::Batch.into(),
             adapter: String::new(),
+            filter: None,
         };
         let search = search(coordinator.clone(), request, sample.clone());
         // A task each, so that the large answers are read on every core.

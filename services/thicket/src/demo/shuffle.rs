@@ -12,9 +12,10 @@ use thicket_proto::v1::answer_service_client::AnswerServiceClient;
 use thicket_proto::v1::answer_service_server::{AnswerService, AnswerServiceServer};
 use thicket_proto::v1::{
     AggregateRequest, AggregateResponse, DecomposeRequest, DecomposeResponse, DescribeRequest,
-    DescribeResponse, ForgetImageRequest, ForgetImageResponse, GetAnswerModelRequest, GetAnswerModelResponse,
-    ListAdaptersRequest, ListAdaptersResponse, LoadAdapterRequest, LoadAdapterResponse, LocateRequest,
-    LocateResponse, RewriteRequest, RewriteResponse, UnloadAdapterRequest, UnloadAdapterResponse,
+    DescribeResponse, ForgetImageRequest, ForgetImageResponse, ForgetImagesRequest, ForgetImagesResponse,
+    GetAnswerModelRequest, GetAnswerModelResponse, ListAdaptersRequest, ListAdaptersResponse,
+    LoadAdapterRequest, LoadAdapterResponse, LocateRequest, LocateResponse, RewriteRequest, RewriteResponse,
+    UnloadAdapterRequest, UnloadAdapterResponse,
 };
 use thicket_runtime::{
     Failure as RoleFailure, MAX_MESSAGE_BYTES, Peer, Role, RoleConfig, Server, Services, Stop,
@@ -192,6 +193,13 @@ impl AnswerService for Swapped {
         request: Request<LoadAdapterRequest>,
     ) -> Result<Response<LoadAdapterResponse>, Status> {
         self.real.clone().load_adapter(request.into_inner()).await
+    }
+
+    async fn forget_images(
+        &self,
+        request: Request<ForgetImagesRequest>,
+    ) -> Result<Response<ForgetImagesResponse>, Status> {
+        self.real.clone().forget_images(request.into_inner()).await
     }
 
     async fn forget_image(

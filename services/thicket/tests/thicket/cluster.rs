@@ -141,7 +141,8 @@ fn a_folder_is_ingested_searched_listed_and_deleted() {
     assert_eq!(deleted.json()["deleted"], 1);
     assert!(deleted.json()["forgotten_answers"].is_u64(), "the answer service was told: {deleted:?}");
     let deleted = cluster.run(&["delete", "--collection", "lobby", "--all", "--yes", "--json"]).json();
-    assert_eq!(deleted["deleted"], 2);
+    assert_eq!((&deleted["deleted"], &deleted["unused_images"]), (&2.into(), &2.into()));
+    assert!(deleted["forgotten_answers"].is_u64(), "the answer service was told: {deleted}");
     assert_eq!(cluster.run(&["collections", "--json"]).json()["collections"], serde_json::json!([]));
     assert_eq!(cluster.stop(), Some(0));
 }
@@ -240,4 +241,120 @@ fn a_cluster_without_a_model_is_refused_before_a_port_opens() {
     };
     up("/nonexistent").refuses(&["/nonexistent"]);
     assert!(!files.path("data").exists());
+}
+
+#[test]
+fn a_search_keeps_to_a_camera_a_time_and_tags() {
+    let files = Files::new();
+    let cluster = Cluster::start(&files.path("data"), &[]);
+    let folder = pictures(&files);
+    std::fs::remove_file(Path::new(&folder).join("broken.jpg")).unwrap();
+    let of_each = files.path("metadata.jsonl");
+    let lines = [
+        r#"{"id":"a.png","metadata":{"camera":"door","captured_at":"2026-03-01T08:00:00+01:00"}}"#,
+        r#"{"id":"b.png","metadata":{"captured_at":"2026-03-01T09:00:00Z","tags":"red, bag"}}"#,
+    ];
+    std::fs::write(&of_each, lines.join("\n")).unwrap();
+    let of_each = of_each.to_str().unwrap();
+    let ingest = ["ingest", &folder, "--meta", "camera=gate", "--meta", "tags=red", "--metadata", of_each];
+    cluster.run(&ingest).refuses_nothing();
+
+    let found = |filter: &[&str]| {
+        let search = ["search", "a woman", "--collection", "default", "--no-interaction", "--json"];
+        let found = cluster.run(&[&search[..], filter].concat()).json();
+        let hits = found["hits"].as_array().unwrap().iter();
+        let mut ids: Vec<String> = hits.map(|hit| hit["id"].as_str().unwrap().to_owned()).collect();
+        ids.sort_unstable();
+        ids.join(" ")
+    };
+    assert_eq!(found(&[]), "a.png b.png more/c.PNG");
+    assert_eq!(found(&["--camera", "gate"]), "b.png more/c.PNG");
+    assert_eq!(found(&["--camera", "gate", "--camera", "door", "--tag", "red"]), "a.png b.png more/c.PNG");
+    assert_eq!(found(&["--from", "2026-03-01T07:00:00Z", "--until", "2026-03-01T09:00:00Z"]), "a.png");
+    assert_eq!(found(&["--tag", "red", "--tag", "bag"]), "b.png");
+    assert_eq!(found(&["--any-tag", "bag", "--any-tag", "hat", "--camera", "door"]), "");
+
+    cluster.run(&["search", "a", "--from", "yesterday", "--json"]).refuses(&["--from", "yesterday"]);
+    cluster.run(&["search", "a", "--tag", "a,b", "--json"]).refuses(&["filter.tags_all[0]"]);
+    cluster.run(&["ingest", &folder, "--meta", "camera"]).refuses(&["--meta"]);
+    std::fs::write(of_each, r#"{"id":"ghost.png","metadata":{}}"#).unwrap();
+    cluster.run(&["ingest", &folder, "--metadata", of_each]).refuses(&["ghost.png"]);
+}
+
+/// Every file below a folder, its path and its bytes.
+fn contents(folder: &Path) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.push([path.to_string_lossy().as_bytes(), &std::fs::read(&path).unwrap()[..]].concat());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_deleted_collection_leaves_no_byte_of_image_metadata_or_answers_on_the_disk() {
+    const MARK: &str = "camera at the back door of number 7";
+    let files = Files::new();
+    let data = files.path("data");
+    let cluster = Cluster::start(&data, &[]);
+    let folder = pictures(&files);
+    let picture = std::fs::read(Path::new(&folder).join("a.png")).unwrap();
+    let hash = blake3::hash(&picture);
+    let ingest = ["ingest", &folder, "--collection", "lobby", "--meta", &format!("note={MARK}")];
+    assert_eq!(cluster.run(&ingest).status, 1, "the broken picture alone fails");
+    // Every picture is asked about, so that answers are kept of each.
+    let search =
+        ["search", "a woman", "--collection", "lobby", "--xi", "2", "--rounds", "3", "--yes-threshold", "1"];
+    cluster.run(&search).refuses_nothing();
+    // Keys of kept answers begin with the image's hash.
+    let traces: [(&str, &[u8]); 4] = [
+        ("image", &picture),
+        ("metadata", MARK.as_bytes()),
+        ("hash", hash.as_bytes()),
+        ("hash in hex", &hash.to_hex().to_string().into_bytes()),
+    ];
+    let found = |below: &str| {
+        let contents = contents(&data.join(below));
+        let holds = |trace: &[u8]| {
+            contents.iter().any(|content| content.windows(trace.len()).any(|window| window == trace))
+        };
+        let there = traces.iter().filter(|(_, trace)| holds(trace)).map(|(name, _)| *name);
+        there.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(found("gallery"), "image, metadata, hash, hash in hex");
+    assert_eq!(found("answer"), "hash", "answers are kept of the image");
+    let deleted =
+        cluster.run(&["delete", "--collection", "lobby", "--all", "--compact", "--yes", "--json"]).json();
+    assert_eq!((&deleted["deleted"], &deleted["compacted"]), (&3.into(), &true.into()));
+    assert!(deleted["forgotten_answers"].as_u64().unwrap() >= 3, "{deleted}");
+    assert_eq!(found(""), "");
+    assert_eq!(cluster.stop(), Some(0));
+    assert_eq!(found(""), "");
+}
+
+#[test]
+fn answers_about_a_replaced_picture_are_forgotten() {
+    let files = Files::new();
+    let cluster = Cluster::start(&files.path("data"), &[]);
+    let folder = PathBuf::from(pictures(&files));
+    std::fs::remove_file(folder.join("broken.jpg")).unwrap();
+    let folder_name = folder.to_str().unwrap();
+    let first = cluster.run(&["ingest", folder_name, "--json"]).json();
+    assert_eq!(first["forgotten_answers"], 0);
+    let search = ["search", "a woman", "--xi", "2", "--rounds", "3", "--yes-threshold", "1", "--json"];
+    cluster.run(&search).json();
+    // The others come again as they are.
+    let picture = folder.join("a.png").to_str().unwrap().to_owned();
+    std::fs::copy(goldens().join("clip/trained/image0.png"), folder.join("z.png")).unwrap();
+    cluster.run(&["ingest", folder_name, "--json"]).json();
+    std::fs::copy(goldens().join("clip/trained/image1.png"), &picture).unwrap();
+    let shown_elsewhere = cluster.run(&["ingest", folder_name, "--json"]).json();
+    assert_eq!(shown_elsewhere["forgotten_answers"], 0, "z.png shows the old picture still");
+    std::fs::copy(goldens().join("clip/trained/image1.png"), folder.join("z.png")).unwrap();
+    let replaced = cluster.run(&["ingest", folder_name, "--json"]).json();
+    assert_eq!(replaced["forgotten_answers"], 1);
 }

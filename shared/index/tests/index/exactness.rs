@@ -117,3 +117,60 @@ fn values_near_the_end_of_the_number_range_are_ranked() {
     let hits = filled(&items, 2).top(&[f32::MAX, f32::MAX], 3).unwrap().remove(0);
     assert_eq!(hits.iter().map(|hit| hit.id).collect::<Vec<_>>(), [1, 0, 2]);
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_search_among_some_equals_the_sorted_list_of_those(
+        vectors in rows(1..400, 5),
+        queries in rows(1..6, 5),
+        k in 0usize..60,
+        kept in 1u32..=16,
+        salt in any::<u32>(),
+    ) {
+        let items: Vec<(u64, Vec<f32>)> =
+            vectors.into_iter().enumerate().map(|(i, row)| ((1_000_003 * (i as u64 + 1)) % 1009, row)).collect();
+        let index = filled(&items, 5);
+        // From one in sixteen to all, so that both ways of searching are taken.
+        let some: Vec<(u64, Vec<f32>)> = items
+            .iter()
+            .filter(|(id, _)| (*id as u32 ^ salt).wrapping_mul(2_654_435_761) >> 28 < kept)
+            .cloned()
+            .collect();
+        // In no order, and with repetitions.
+        let mut among: Vec<u64> = some.iter().rev().map(|(id, _)| *id).collect();
+        among.extend(some.iter().take(3).map(|(id, _)| *id));
+        let found = index.top_among(&queries.concat(), k, &among).unwrap();
+        prop_assert_eq!(found.len(), queries.len());
+        for (query, hits) in queries.iter().zip(found) {
+            prop_assert_eq!(hits, plain(&some, query, k));
+        }
+    }
+
+    #[test]
+    fn a_rank_among_some_counts_those_alone(vectors in rows(1..120, 4), query in rows(1..2, 4), modulus in 1u64..5) {
+        let items: Vec<(u64, Vec<f32>)> = vectors.into_iter().enumerate().map(|(i, row)| (i as u64, row)).collect();
+        let index = filled(&items, 4);
+        let some: Vec<(u64, Vec<f32>)> = items.iter().filter(|(id, _)| id.is_multiple_of(modulus)).cloned().collect();
+        let among: Vec<u64> = some.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = items.iter().map(|(id, _)| *id).collect();
+        let full = plain(&items, &query[0], items.len());
+        let ranks = index.ranks_among(&query[0], &ids, &among).unwrap();
+        for (id, rank) in ids.iter().zip(ranks) {
+            let place = full.iter().position(|hit| hit.id == *id).unwrap();
+            let before = full[..place].iter().filter(|hit| hit.id.is_multiple_of(modulus)).count();
+            prop_assert_eq!(rank, before as u64 + 1);
+        }
+    }
+}
+
+#[test]
+fn a_search_among_vectors_that_all_score_below_the_others_finds_them() {
+    // FAISS proposes the thousand good ones first; half of all are searched, and none of those is proposed.
+    let items: Vec<(u64, Vec<f32>)> =
+        (0..2000).map(|id| (id, vec![if id < 1000 { 1.0 } else { 0.1 }, id as f32 * 1e-6])).collect();
+    let among: Vec<u64> = (1000..2000).collect();
+    let found = filled(&items, 2).top_among(&[1.0, 0.0], 7, &among).unwrap().remove(0);
+    assert_eq!(found, plain(&items[1000..], &[1.0, 0.0], 7));
+}

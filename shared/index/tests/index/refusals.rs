@@ -55,6 +55,12 @@ fn an_unknown_id_has_no_score_and_no_rank() {
 }
 
 #[test]
+fn an_unknown_id_among_those_searched_is_refused() {
+    refused_for(index().top_among(&[1.0, 0.0], 1, &[7, 9]).map(|_| ()), "ids");
+    refused_for(index().ranks_among(&[1.0, 0.0], &[7], &[9]).map(|_| ()), "ids");
+}
+
+#[test]
 fn several_queries_where_one_is_expected_are_refused() {
     refused_for(index().scores(&[1.0, 0.0, 1.0, 0.0], &[7]).map(|_| ()), "query");
 }
@@ -77,6 +83,7 @@ fn an_empty_index_answers_with_empty_rankings() {
     let mut index = index();
     index.remove(&[7]).unwrap();
     assert_eq!(index.top(&[1.0, 0.0, 0.0, 1.0], 3).unwrap(), vec![vec![], vec![]]);
+    assert_eq!(index.top_among(&[1.0, 0.0, 0.0, 1.0], 3, &[]).unwrap(), vec![vec![], vec![]]);
     assert_eq!(index.ranks(&[1.0, 0.0], &[]).unwrap(), Vec::<u64>::new());
     assert_eq!(index.vector(7), None);
 }

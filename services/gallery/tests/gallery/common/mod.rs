@@ -145,6 +145,7 @@ pub(crate) fn search_request(query: v1::Vector, top: u32) -> v1::SearchRequest {
         queries: vec![query],
         top,
         model_fingerprint: MODEL.to_owned(),
+        filter: None,
     }
 }
 
