@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Installs the peers into an environment of their own and compares Thicket with them, in turn on this machine.
 #
-# Usage: tests/peers/run.sh [SCRIPT...]     (embedding, answers, job, gallery; all of them unless given)
+# Usage: tests/peers/run.sh [SCRIPT...]     (embedding, answers, job, gallery, growth; all of them unless given)
 # Results: target/peers/*.json. Needs python3 with venv, 10 GB of disk, for a million vectors 20 GB more and 16 GiB of memory.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 environment=target/peers/venv
 scripts=("$@")
-[ "${#scripts[@]}" -gt 0 ] || scripts=(embedding answers job gallery)
+[ "${#scripts[@]}" -gt 0 ] || scripts=(embedding answers job gallery growth)
 
 if [ ! -x "$environment/bin/python" ]; then
     python3 -m venv "$environment"

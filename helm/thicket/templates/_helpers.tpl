@@ -176,6 +176,20 @@ env:
     valueFrom:
       fieldRef:
         fieldPath: spec.nodeName
+  {{- with $root.Values.etcd.endpoints }}
+  - name: POD_IP
+    valueFrom:
+      fieldRef:
+        fieldPath: status.podIP
+  - name: THICKET_ETCD
+    value: {{ join "," . | quote }}
+  - name: THICKET_ETCD_PREFIX
+    value: {{ $root.Values.etcd.prefix }}
+  - name: THICKET_INSTANCE
+    value: $(POD_NAME)
+  - name: THICKET_ADVERTISE
+    value: http://$(POD_IP):{{ $port }}
+  {{- end }}
   - name: OTEL_RESOURCE_ATTRIBUTES
     value: k8s.namespace.name={{ $root.Release.Namespace }},k8s.pod.name=$(POD_NAME),k8s.node.name=$(NODE_NAME)
 {{- end -}}

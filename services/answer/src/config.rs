@@ -453,7 +453,7 @@ mod tests {
     fn the_model_has_a_short_flag_name_here_and_is_named_after_its_folder() {
         let config = Args::parse_from(["thicket-answer", "--model", "models/qwen-small"]).config().unwrap();
         assert!(
-            matches!(config.model, ModelSource::Folder(folder) if folder == PathBuf::from("models/qwen-small"))
+            matches!(config.model, ModelSource::Folder(folder) if folder.as_os_str() == "models/qwen-small")
         );
         assert_eq!(config.name, "qwen-small");
     }

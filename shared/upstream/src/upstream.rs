@@ -31,8 +31,11 @@ pub struct Settings {
 }
 
 impl Default for Settings {
+    /// The dispatcher's, but that up to 64 questions may go before one that waits, to where their images are: simulated, four
+    /// busy replicas answer 38 questions a second instead of 24, and the slowest in a hundred wait 25 s instead of 116 s.
     fn default() -> Self {
-        Self { dispatch: thicket_dispatch::Settings::default(), patience: PATIENCE, token: None }
+        let dispatch = thicket_dispatch::Settings { pass_over: 64, ..thicket_dispatch::Settings::default() };
+        Self { dispatch, patience: PATIENCE, token: None }
     }
 }
 

@@ -3,4 +3,5 @@
 
 mod infrastructure;
 mod person_search;
+mod processes;
 mod quantization;

@@ -20,7 +20,7 @@ const COLLECTION: &str = "lobby";
 const TEXT: &str = "a person in a red coat";
 
 /// A picture of two halves: a colour for what is worn above, one for below.
-fn picture(index: u8) -> Vec<u8> {
+pub(crate) fn picture(index: u8) -> Vec<u8> {
     let image = RgbImage::from_fn(48, 96, |x, y| match y < 48 {
         true => Rgb([index.wrapping_mul(37), index.wrapping_mul(91), (x * 5) as u8]),
         false => Rgb([200, index.wrapping_mul(53), (y * 2) as u8]),
