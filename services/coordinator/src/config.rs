@@ -149,7 +149,7 @@ impl Peers {
     /// The addresses, read.
     ///
     /// # Errors
-    /// [`ConfigError::Address`] for the first that is not `http://host:port`.
+    /// [`ConfigError::Address`] or [`ConfigError::Secure`] for the first that is not `http://host:port`.
     pub fn list(&self) -> Result<Vec<StaticPeer>, ConfigError> {
         let roles = [
             (Role::Embedding, self.embedding.as_slice()),
@@ -159,7 +159,11 @@ impl Peers {
         let mut peers = Vec::new();
         for (role, addresses) in roles {
             for address in addresses {
-                peers.push(StaticPeer { role, address: Address::parse(address)? });
+                let address = Address::parse(address)?;
+                if address.is_secure() {
+                    return Err(ConfigError::Secure { address });
+                }
+                peers.push(StaticPeer { role, address });
             }
         }
         Ok(peers)
@@ -204,6 +208,14 @@ pub enum ConfigError {
     /// The address of another role.
     #[error("peer {0}")]
     Address(#[from] AddressError),
+    /// An address with TLS.
+    #[error(
+        "peer {address}: roles call each other without TLS in this version, write it as http://host:port"
+    )]
+    Secure {
+        /// The address.
+        address: Address,
+    },
     /// No call or absurdly many at a time.
     #[error("max-calls must be 1 to {limit}, not {actual}")]
     MaxCalls {
@@ -292,6 +304,14 @@ mod tests {
         let peers = config(&[]).unwrap().peers;
         assert_eq!(peers, Peers::default());
         assert_eq!(peers.gallery, "http://127.0.0.1:7702");
+    }
+
+    #[test]
+    fn several_replicas_stand_in_one_flag_and_what_cannot_be_called_is_refused() {
+        let list = |answer: &str| config(&["--answer", answer]).unwrap().peers.list();
+        assert_eq!(list("http://a:1,http://b:2").unwrap().len(), 4);
+        assert!(matches!(list("a:1"), Err(ConfigError::Address(_))));
+        assert!(matches!(list("https://a:1"), Err(ConfigError::Secure { .. })));
     }
 
     #[test]

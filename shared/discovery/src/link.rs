@@ -34,12 +34,14 @@ pub(crate) struct Connectivity {
     /// Failures in a row that are borne before the link is down.
     borne: usize,
     failures: usize,
+    /// The log has said that the link is down.
+    was_down: bool,
 }
 
 impl Connectivity {
     pub(crate) fn new(part: &'static str, borne: usize) -> (Self, watch::Receiver<Link>) {
         let (link, receiver) = watch::channel(Link::Down { reason: "not connected yet".to_owned() });
-        let connectivity = Self { part, link, borne, failures: 0 };
+        let connectivity = Self { part, link, borne, failures: 0, was_down: false };
         connectivity.record(false);
         (connectivity, receiver)
     }
@@ -50,7 +52,13 @@ impl Connectivity {
         let was_up = self.link.borrow().is_up();
         self.link.send_if_modified(|link| std::mem::replace(link, now.clone()) != now);
         if !was_up {
-            tracing::info!(part = self.part, endpoint, "discovery is connected");
+            // A static list is there from the start; that its names are resolved again is worth a line.
+            if !endpoint.is_empty() {
+                tracing::info!(part = self.part, endpoint, "discovery is connected");
+            } else if self.was_down {
+                tracing::info!(part = self.part, "the names of the list are resolved again");
+            }
+            self.was_down = false;
             self.record(true);
         }
     }
@@ -64,6 +72,7 @@ impl Connectivity {
                 reason,
                 "discovery is not connected, going on with what was known last"
             );
+            self.was_down = true;
             self.record(false);
         } else {
             tracing::debug!(part = self.part, reason, failures = self.failures, "discovery failed");

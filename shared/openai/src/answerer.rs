@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thicket_engine::{
     AdapterInfo, Answer, Answerer, AnswererInfo, Ask, EngineError, Finish, Generation, Load, Progress,
-    Prompt, Question, Sampling, Ticket, Verdict,
+    Prompt, Question, Sampling, Ticket,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
@@ -20,6 +20,8 @@ use crate::{Server, ServerError};
 
 /// How long a step waits for an answer before new questions are looked for.
 const STEP: Duration = Duration::from_millis(5);
+/// A judgement is the first token of the answer.
+const ONE_TOKEN: Sampling = Sampling { max_tokens: 1, temperature: 0.0, seed: 0 };
 /// Highest sampling temperature of the interface.
 const MAX_TEMPERATURE: f64 = 2.0;
 
@@ -73,7 +75,10 @@ impl OpenAiAnswerer {
         let address = asker.client.server().url.as_str();
         let fingerprint = fingerprint(address, &asker.model);
         if !asker.gives_alternatives {
-            tracing::warn!(server = address, "no log-probabilities here: yes and no are read from the text");
+            tracing::warn!(
+                server = address,
+                "no log-probabilities here: the first token decides, p(Yes) is 0 or 1"
+            );
         }
         let context_length = listed.max_model_len.unwrap_or(DEFAULT_CONTEXT_LENGTH);
         Ok(Self {
@@ -234,12 +239,12 @@ impl Asker {
             .map_err(|error| EngineError::internal("waiting for a place", error))?;
         let _asked = Asked::new(&self.asked);
         match ask {
-            // Nothing to read: the mass of 0 has the caller ask for text.
-            Ask::Judgement if !self.gives_alternatives => {
-                Ok(Answer::Verdict(Verdict { p_yes: 0.0, mass: 0.0, prompt_tokens: 0 }))
-            }
             Ask::Judgement => {
-                let request = self.judgement(message(prompt).await?);
+                let message = message(prompt).await?;
+                let request = match self.gives_alternatives {
+                    true => self.judgement(message),
+                    false => self.text(message, &ONE_TOKEN),
+                };
                 let response = self.client.chat(&request).await.map_err(refused)?;
                 Ok(Answer::Verdict(verdict(&response)))
             }
@@ -252,8 +257,11 @@ impl Asker {
     }
 
     fn judgement(&self, message: Message) -> ChatRequest {
-        let greedy = Sampling { max_tokens: 1, temperature: 0.0, seed: 0 };
-        ChatRequest { logprobs: Some(true), top_logprobs: Some(ALTERNATIVES), ..self.text(message, &greedy) }
+        ChatRequest {
+            logprobs: Some(true),
+            top_logprobs: Some(ALTERNATIVES),
+            ..self.text(message, &ONE_TOKEN)
+        }
     }
 
     fn text(&self, message: Message, sampling: &Sampling) -> ChatRequest {

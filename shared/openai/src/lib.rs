@@ -2,7 +2,7 @@
 //!
 //! [`OpenAiAnswerer`] is a [`thicket_engine::Answerer`] like the one that computes itself: questions are handed to the server
 //! as they come, up to a limit, and batching them is the server's business. p(Yes) is read from the log-probabilities of the
-//! first answer token; a server that gives none is asked for text instead.
+//! first answer token; of a server that gives none, that token itself decides.
 
 mod answerer;
 mod client;

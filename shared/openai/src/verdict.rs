@@ -2,11 +2,12 @@ use thicket_engine::Verdict;
 
 use crate::wire::{Alternative, ChatResponse};
 
-/// Reads p(Yes) from the alternatives of the first answer token. Without them the mass is 0, which says that the answer has
-/// to be read as text.
+/// Reads p(Yes) from the alternatives of the first answer token. Without them the token itself decides, and p(Yes) is 0 or 1;
+/// where it is neither word the mass is 0, which says that more of the answer has to be read.
 ///
 /// What is not among the alternatives counts as nothing, so the mass is a lower bound.
 pub(crate) fn verdict(response: &ChatResponse) -> Verdict {
+    let prompt_tokens = response.usage.unwrap_or_default().prompt_tokens;
     let alternatives: &[Alternative] = response
         .choices
         .first()
@@ -16,9 +17,14 @@ pub(crate) fn verdict(response: &ChatResponse) -> Verdict {
         let words = alternatives.iter().filter(|alternative| means(&alternative.token, word));
         words.map(|alternative| alternative.logprob.exp()).filter(|share| share.is_finite()).sum()
     };
-    let (yes, no) = (share("yes"), share("no"));
+    let said =
+        response.choices.first().and_then(|choice| choice.message.content.as_deref()).unwrap_or_default();
+    let says = |word: &str| f64::from(u8::from(means(said, word)));
+    let (yes, no) = match alternatives.is_empty() {
+        true => (says("yes"), says("no")),
+        false => (share("yes"), share("no")),
+    };
     let p_yes = if yes + no > 0.0 { (yes / (yes + no)).clamp(0.0, 1.0) } else { 0.0 };
-    let prompt_tokens = response.usage.unwrap_or_default().prompt_tokens;
     Verdict { p_yes, mass: (yes + no).min(1.0), prompt_tokens }
 }
 
@@ -63,10 +69,18 @@ mod tests {
     }
 
     #[test]
-    fn without_alternatives_nothing_is_judged() {
+    fn without_alternatives_the_first_token_decides() {
+        for (said, p_yes, mass) in [("Yes", 1.0, 1.0), (" no", 0.0, 1.0), ("Maybe", 0.0, 0.0)] {
+            let body = serde_json::json!({"choices": [{"message": {"content": said}}]});
+            let verdict = verdict(&serde_json::from_value(body).unwrap());
+            assert_eq!((verdict.p_yes, verdict.mass), (p_yes, mass), "{said}");
+        }
+    }
+
+    #[test]
+    fn without_alternatives_and_words_nothing_is_judged() {
         for body in [
             serde_json::json!({"choices": []}),
-            serde_json::json!({"choices": [{"message": {"content": "Yes"}}]}),
             serde_json::json!({"choices": [{"message": {}, "logprobs": {"content": null}}]}),
             serde_json::json!({"choices": [{"message": {}, "logprobs": {"content": []}}]}),
         ] {

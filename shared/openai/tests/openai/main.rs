@@ -97,14 +97,17 @@ fn a_text_is_the_servers_content_with_its_counts() {
 }
 
 #[test]
-fn a_server_without_log_probabilities_judges_nothing_and_is_asked_for_text() {
+fn a_server_without_log_probabilities_judges_by_its_first_token() {
     for refusal in [text("Yes"), Reply::json(422, &serde_json::json!({"detail": "logprobs: unknown field"}))]
     {
         let script = Script::of([models(&["qwen"]), refusal]);
         let mut answerer = connect(&script);
+        script.then([text("No"), text("The")]);
         let verdict = answerer.judge(&[picture()]).remove(0).unwrap();
-        assert_eq!((verdict.p_yes, verdict.mass), (0.0, 0.0));
-        assert_eq!(script.requests(), 2, "no question is wasted");
+        assert_eq!((verdict.p_yes, verdict.mass), (0.0, 1.0));
+        assert_eq!(script.last()["max_tokens"], 1);
+        assert!(script.last().get("logprobs").is_none());
+        assert_eq!(answerer.judge(&[picture()]).remove(0).unwrap().mass, 0.0);
     }
 }
 
