@@ -19,7 +19,7 @@ from bench import arguments, compared, save
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-CASES = [("image", 1), ("image", 8), ("image", 64), ("text", 1), ("text", 64)]
+CASES = ["image-1", "image-8", "image-64", "text-1", "text-64"]
 PASSES = {1: 7, 8: 3, 64: 1}
 VOCABULARY = 49_408
 THREADS = os.cpu_count()
@@ -140,13 +140,16 @@ def peer_seconds(run, batch):
 
 
 def main():
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="kind and batch")
+    options = parser.parse_args()
     torch.set_num_threads(THREADS)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         make_folder(folder)
         processor = CLIPImageProcessor()
-        for kind, batch in CASES:
+        for case in options.cases:
+            kind, batch = case.split("-")[0], int(case.split("-")[1])
             found = sides(folder, kind, batch, processor)
             check(options, folder, kind, found, processor)
             seconds = {name: [] for name in ["thicket f32", *found]}

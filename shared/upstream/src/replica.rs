@@ -10,7 +10,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::upstream::Shared;
+use crate::upstream::{Follower, Shared};
 
 /// Pauses between attempts to reach a replica.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -36,6 +36,7 @@ enum Known {
 pub(crate) async fn follow(
     shared: Arc<Shared>,
     id: ReplicaId,
+    follower: Follower,
     member: Member,
     peer: Peer,
     mut gone: watch::Receiver<bool>,
@@ -46,8 +47,8 @@ pub(crate) async fn follow(
         loop {
             let now = *known.borrow_and_update();
             match now {
-                Some(Known::Serving) => shared.joined(id, &member, &peer),
-                Some(Known::NotServing | Known::Away) => shared.drained(id),
+                Some(Known::Serving) => shared.joined(id, follower, &member, &peer),
+                Some(Known::NotServing | Known::Away) => shared.drained(id, follower),
                 None => {}
             }
             tokio::select! {
@@ -61,7 +62,7 @@ pub(crate) async fn follow(
         last = following => last,
         () = &mut watching => None,
     };
-    shared.drained(id);
+    shared.drained(id, follower);
     if last == Some(Known::Serving) {
         // A member that drains takes its name off the list first; one that is dead or cut off says nothing more.
         let says_so = known.wait_for(|now| *now == Some(Known::NotServing));
@@ -72,17 +73,17 @@ pub(crate) async fn follow(
             }
         };
         if !tokio::time::timeout(FAREWELL, drains).await.unwrap_or(false) {
-            return shared.left(id);
+            return shared.left(id, follower);
         }
     }
     let finished = async {
-        while shared.in_flight(id).is_some_and(|questions| questions > 0) {
+        while shared.in_flight(id, follower).is_some_and(|questions| questions > 0) {
             tokio::time::sleep(LOOK).await;
         }
     };
     // Cut off or not, it leaves.
     let _ = tokio::time::timeout(DRAIN, finished).await;
-    shared.left(id);
+    shared.left(id, follower);
 }
 
 /// Follows what a replica says of itself, for ever.

@@ -101,10 +101,16 @@ pub(crate) struct Shared {
     serving: watch::Sender<usize>,
 }
 
+/// Names a task that follows one replica; no two share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Follower(pub(crate) u64);
+
 #[derive(Debug)]
 struct State {
     dispatcher: Dispatcher,
-    peers: HashMap<ReplicaId, Peer>,
+    /// Replicas that have served, and who follows each: one that comes back under its old name has another follower, and the
+    /// old one may still be seeing to what it had.
+    peers: HashMap<ReplicaId, (Follower, Peer)>,
     callers: HashMap<Ticket, mpsc::UnboundedSender<Order>>,
 }
 
@@ -220,7 +226,7 @@ impl Shared {
     fn first_serving(&self) -> Option<Peer> {
         let state = self.state.lock();
         let mut views = state.dispatcher.replicas().filter(|view| view.state != ReplicaState::Draining);
-        views.find_map(|view| state.peers.get(&view.id).cloned())
+        views.find_map(|view| state.peers.get(&view.id).map(|(_, peer)| peer.clone()))
     }
 
     /// Lets a question wait.
@@ -279,34 +285,43 @@ impl Shared {
     }
 
     /// A replica serves.
-    pub(crate) fn joined(&self, replica: ReplicaId, member: &Member, peer: &Peer) {
+    pub(crate) fn joined(&self, replica: ReplicaId, follower: Follower, member: &Member, peer: &Peer) {
         self.update(|state, now| {
             state.leave(replica, now, self.role);
             let capacity = NonZeroU32::new(member.capacity).unwrap_or(NonZeroU32::MIN);
             // It has just left, so it cannot be there.
             let _ = state.dispatcher.join(replica, capacity);
-            state.peers.insert(replica, peer.clone());
+            state.peers.insert(replica, (follower, peer.clone()));
         });
         tracing::info!(role = %self.role, address = %member.address, "replica serves");
     }
 
     /// A replica takes nothing new; what it has it may finish.
-    pub(crate) fn drained(&self, replica: ReplicaId) {
-        // Unknown where it never served.
-        self.update(|state, _| _ = state.dispatcher.drain(replica));
-    }
-
-    /// A replica is lost: what it had goes elsewhere.
-    pub(crate) fn left(&self, replica: ReplicaId) {
-        self.update(|state, now| {
-            state.leave(replica, now, self.role);
-            state.peers.remove(&replica);
+    pub(crate) fn drained(&self, replica: ReplicaId, follower: Follower) {
+        self.update(|state, _| {
+            if state.is_followed(replica, follower) {
+                // It is there, as it has served.
+                let _ = state.dispatcher.drain(replica);
+            }
         });
     }
 
-    /// Questions that a replica has; `None` where it is not known.
-    pub(crate) fn in_flight(&self, replica: ReplicaId) -> Option<usize> {
+    /// A replica is lost: what it had goes elsewhere.
+    pub(crate) fn left(&self, replica: ReplicaId, follower: Follower) {
+        self.update(|state, now| {
+            if state.is_followed(replica, follower) {
+                state.leave(replica, now, self.role);
+                state.peers.remove(&replica);
+            }
+        });
+    }
+
+    /// Questions that a replica has; `None` where it is not known, or followed by another.
+    pub(crate) fn in_flight(&self, replica: ReplicaId, follower: Follower) -> Option<usize> {
         let state = self.state.lock();
+        if !state.is_followed(replica, follower) {
+            return None;
+        }
         let view = state.dispatcher.replicas().find(|view| view.id == replica)?;
         Some(view.in_flight)
     }
@@ -324,7 +339,7 @@ impl State {
     fn act(&mut self, action: Action, role: Role) {
         match action {
             Action::Ask { ticket, replica, .. } => {
-                let sent = self.peers.get(&replica).is_some_and(|peer| {
+                let sent = self.peers.get(&replica).is_some_and(|(_, peer)| {
                     let order = Order::Send { replica, peer: peer.clone() };
                     self.callers.get(&ticket).is_some_and(|caller| caller.send(order).is_ok())
                 });
@@ -336,6 +351,10 @@ impl State {
             }
             Action::Expire { ticket, .. } => self.tell(ticket, Order::End(Fault::DeadlineExceeded)),
         }
+    }
+
+    fn is_followed(&self, replica: ReplicaId, follower: Follower) -> bool {
+        self.peers.get(&replica).is_some_and(|(own, _)| *own == follower)
     }
 
     fn tell(&self, ticket: Ticket, order: Order) {
@@ -378,7 +397,8 @@ async fn keep_time(shared: Arc<Shared>) {
 /// One task for each member, as long as it is one.
 async fn follow_members(shared: Arc<Shared>, mut members: watch::Receiver<Arc<Members>>) {
     let mut tasks = JoinSet::new();
-    let mut known: HashMap<ReplicaId, (Member, watch::Sender<bool>)> = HashMap::new();
+    let mut known: HashMap<ReplicaId, watch::Sender<bool>> = HashMap::new();
+    let mut followers = 0;
     let mut strangers: Vec<Member> = Vec::new();
     loop {
         let now = members.borrow_and_update().clone();
@@ -395,9 +415,8 @@ async fn follow_members(shared: Arc<Shared>, mut members: watch::Receiver<Arc<Me
             }
         }
         let present: HashMap<ReplicaId, &Member> = alike.into_iter().map(|m| (name_of(m), m)).collect();
-        // A member that says something else of itself than before is another one.
-        known.retain(|id, (member, gone)| {
-            let stays = present.get(id).is_some_and(|now| *now == member);
+        known.retain(|id, gone| {
+            let stays = present.contains_key(id);
             if !stays {
                 gone.send_replace(true);
             }
@@ -410,8 +429,10 @@ async fn follow_members(shared: Arc<Shared>, mut members: watch::Receiver<Arc<Me
             match shared.peer(member) {
                 Ok(peer) => {
                     let (gone, is_gone) = watch::channel(false);
-                    known.insert(id, (member.clone(), gone));
-                    tasks.spawn(replica::follow(shared.clone(), id, member.clone(), peer, is_gone));
+                    known.insert(id, gone);
+                    followers += 1;
+                    let follower = Follower(followers);
+                    tasks.spawn(replica::follow(shared.clone(), id, follower, member.clone(), peer, is_gone));
                 }
                 Err(error) => tracing::warn!(role = %shared.role, %error, "member cannot be called"),
             }
@@ -437,9 +458,10 @@ fn alike(members: &[Member]) -> (Vec<&Member>, Vec<&Member>) {
     members.iter().partition(|member| member.fingerprint.is_none() || member.fingerprint.as_deref() == common)
 }
 
-/// The same over a restart, and for every caller, where the instance or the address is.
+/// The same over a restart, and for every caller, where instance, address and capacity are. What else a member says of
+/// itself, such as its collections, may change under the name.
 fn name_of(member: &Member) -> ReplicaId {
-    ReplicaId::of(&format!("{} {}", member.instance, member.address))
+    ReplicaId::of(&format!("{} {} {}", member.instance, member.address, member.capacity))
 }
 
 #[cfg(test)]

@@ -208,6 +208,39 @@ async fn a_replica_that_comes_back_is_used_again() {
 }
 
 #[tokio::test]
+async fn a_member_that_says_something_else_of_itself_goes_on_serving() {
+    let a = Replica::start("a").await;
+    let bench = Bench::of(&[&a], settings());
+    bench.serving(1).await;
+    let mut changed = list(&[&a]).of(Role::Embedding)[0].clone();
+    changed.collections = vec!["lobby".to_owned()];
+    bench.members.send_replace(Members::new([changed]));
+    // Longer than a member that has gone may take to say that it drains.
+    let until = std::time::Instant::now() + Duration::from_millis(2_500);
+    while std::time::Instant::now() < until {
+        assert_eq!(bench.ask(Ask::default()).await.unwrap(), "a");
+        assert_eq!(bench.upstream.serving(), 1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_comes_back_at_once_is_not_taken_out_by_its_own_farewell() {
+    let a = Replica::start("a").await;
+    let bench = Bench::of(&[&a], settings());
+    bench.serving(1).await;
+    bench.set(&[]);
+    bench.serving(0).await;
+    bench.set(&[&a]);
+    bench.serving(1).await;
+    let until = std::time::Instant::now() + Duration::from_millis(2_500);
+    while std::time::Instant::now() < until {
+        assert_eq!(bench.ask(Ask::default()).await.unwrap(), "a");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn without_a_replica_calls_wait_a_while_and_are_unavailable_then() {
     let bench = Bench::of(&[], settings());
     let fault = bench.ask(Ask::default()).await.unwrap_err();
