@@ -99,8 +99,7 @@ impl CallClients {
     }
 
     /// A question to the answer role, which should go where its image has been before.
-    fn question(&self, kind: Kind, image: Option<&Image>) -> Ask {
-        let image = image.map(|image| ImageKey::of(image));
+    fn question(&self, kind: Kind, image: Option<ImageKey>) -> Ask {
         Ask { lane: self.lane, urgency: self.urgency, image, kind }
     }
 
@@ -299,8 +298,14 @@ impl CallClients {
         answered.map(tonic::Response::into_inner).map_err(|status| fault_of(Role::Gallery, status))
     }
 
-    pub(crate) async fn locate(&self, text: &str, image: Image) -> Result<LocateResponse, Fault> {
-        let ask = self.question(LOCATE, Some(&image));
+    /// `key` names the image.
+    pub(crate) async fn locate(
+        &self,
+        text: &str,
+        image: Image,
+        key: ImageKey,
+    ) -> Result<LocateResponse, Fault> {
+        let ask = self.question(LOCATE, Some(key));
         let request = LocateRequest { text: text.to_owned(), image, adapter: self.adapter.clone() };
         let send = |peer| {
             let request = request_by(request.clone(), self.deadline);
@@ -309,8 +314,9 @@ impl CallClients {
         self.clients.answer.call(ask, self.deadline, send).await
     }
 
-    pub(crate) async fn describe(&self, image: Image) -> Result<DescribeResponse, Fault> {
-        let ask = self.question(DESCRIBE, Some(&image));
+    /// `key` names the image.
+    pub(crate) async fn describe(&self, image: Image, key: ImageKey) -> Result<DescribeResponse, Fault> {
+        let ask = self.question(DESCRIBE, Some(key));
         let request = DescribeRequest { image, adapter: self.adapter.clone() };
         let send = |peer| {
             let request = request_by(request.clone(), self.deadline);

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use opentelemetry::KeyValue;
+use thicket_dispatch::ImageKey;
 use thicket_proto::v1::search_person_response::Event;
 use thicket_proto::v1::{
     self, AnchorDescribed, CandidatesFound, Hit, QueryRefined, QuestionAnswered, QuestionAsked,
@@ -124,7 +125,9 @@ impl Search {
                     .await?;
                 self.questions.locate += 1;
                 // Always the text as the caller wrote it, whatever came before.
-                unusable_where_refused(self.clients.locate(&self.input.text, image).await)?
+                unusable_where_refused(
+                    self.clients.locate(&self.input.text, image, image_key(candidate)).await,
+                )?
             }
             None => None,
         };
@@ -161,7 +164,9 @@ impl Search {
     async fn refine(&mut self, anchor: &Hit, fingerprint: &str) -> Result<Option<Refined>, Fault> {
         let Some(image) = self.image(anchor).await? else { return Ok(None) };
         self.questions.describe += 1;
-        let Some(description) = unusable_where_refused(self.clients.describe(image).await)? else {
+        let Some(description) =
+            unusable_where_refused(self.clients.describe(image, image_key(anchor)).await)?
+        else {
             return Ok(None);
         };
         self.emit(Event::AnchorDescribed(AnchorDescribed {
@@ -263,6 +268,12 @@ impl Search {
         let elapsed_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.outlet.send(SearchPersonResponse { elapsed_ns, event: Some(event) }).await
     }
+}
+
+/// The image by the hash that the gallery gives it: hashing the image itself would take an async thread's time.
+fn image_key(hit: &Hit) -> ImageKey {
+    let hash = hit.item.as_ref().map_or("", |item| item.image_hash.as_str());
+    ImageKey::of(if hash.is_empty() { id(hit) } else { hash }.as_bytes())
 }
 
 /// Nothing where a model role refuses what it was given: it came from the gallery or from the model itself, so the query

@@ -94,6 +94,8 @@ pub(crate) struct Shared {
     pub(crate) patience: Duration,
     token: Option<String>,
     epoch: Instant,
+    /// What the lanes are called in the metrics.
+    lanes: [KeyValue; Lane::ALL.len()],
     state: Mutex<State>,
     /// Time alone may change something at another moment than before.
     stirred: Notify,
@@ -133,6 +135,7 @@ impl Upstream {
             patience: settings.patience,
             token: settings.token,
             epoch: Instant::now(),
+            lanes: Lane::ALL.map(|lane| KeyValue::new(names::LANE, format!("{role}-{lane}"))),
             state: Mutex::new(State {
                 dispatcher: Dispatcher::new(settings.dispatch)?,
                 peers: HashMap::new(),
@@ -191,9 +194,10 @@ impl Shared {
         }
         let open = |view: &thicket_dispatch::ReplicaView| view.state != ReplicaState::Draining;
         let serving = state.dispatcher.replicas().filter(open).count();
-        for lane in Lane::ALL {
-            let labels = [KeyValue::new(names::LANE, format!("{}-{lane}", self.role))];
-            instruments().queue_depth.record(state.dispatcher.waiting(lane) as u64, &labels);
+        for (lane, label) in Lane::ALL.into_iter().zip(&self.lanes) {
+            instruments()
+                .queue_depth
+                .record(state.dispatcher.waiting(lane) as u64, std::slice::from_ref(label));
         }
         drop(state);
         self.serving.send_if_modified(|before| {

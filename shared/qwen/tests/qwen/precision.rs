@@ -30,14 +30,17 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 /// Asserts that the last logits of every prompt point where the reference's f32 logits do.
 fn assert_near_the_reference(dtype: DType, least: f64) {
+    let mut found_least = 1.0_f64;
     for name in FIXTURES {
         let (answerer, tensors) = (load_as(&fixture(name), None, dtype).unwrap(), golden_tensors(name));
         for (index, case) in cases(name).iter().enumerate() {
             let rows = tensors[&format!("{index}.logits")].to_vec2::<f32>().unwrap();
             let found = cosine(&last_logits(&answerer, case), rows.last().unwrap());
             assert!(found >= least, "{name} {index}: cosine {found}");
+            found_least = found_least.min(found);
         }
     }
+    eprintln!("{dtype:?}: least cosine {found_least}");
 }
 
 #[test]
@@ -46,10 +49,10 @@ fn f16_logits_point_where_the_reference_does() {
 }
 
 /// The weights of the fixtures lie far from zero, so that rounding shows: against its own f32 logits the reference comes
-/// to 0.9984 with weights rounded to bf16 and everything else in f32, and to 0.9982 all in bf16.
+/// to 0.9984 with weights rounded to bf16 and everything else in f32, and to 0.9982 all in bf16. Here it is 0.99915.
 #[test]
 fn bf16_logits_point_where_the_reference_does() {
-    assert_near_the_reference(DType::BF16, 0.9975);
+    assert_near_the_reference(DType::BF16, 0.999);
 }
 
 /// Published weights are stored in bf16, so that nothing is lost of them: what is left is the rounding of the arithmetic.
