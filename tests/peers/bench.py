@@ -17,6 +17,7 @@ PACKAGES = ["torch", "transformers", "onnxruntime", "openvino", "faiss-cpu", "ll
 # A health response: field 1 is 1.
 SERVING = b"\x08\x01"
 FEATURES = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"]
+BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 
 
 def arguments(description):
@@ -28,12 +29,30 @@ def arguments(description):
     return parser
 
 
+def features():
+    """The instructions of this processor that matter here."""
+    cpu = pathlib.Path("/proc/cpuinfo").read_text()
+    flags = next(line for line in cpu.splitlines() if line.startswith("flags")).split()
+    return [feature for feature in FEATURES if feature in flags]
+
+
+def own_types(device):
+    """The types that Thicket computes in on a device, the fastest first."""
+    return ["bf16", "f32"] if device != "cpu" or BF16_FEATURES & set(features()) else ["f32"]
+
+
+def said(*command):
+    """What a program prints, line by line; nothing where it is missing or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
 def machine():
     """What the numbers were measured on."""
     cpu = pathlib.Path("/proc/cpuinfo").read_text()
-    flags = next(line for line in cpu.splitlines() if line.startswith("flags")).split()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     return {
         "cpu": next(line.split(":", 1)[1].strip() for line in cpu.splitlines() if line.startswith("model name")),
         "cpu_family_model": [
@@ -41,13 +60,14 @@ def machine():
             for line in cpu.splitlines()[:8]
             if line.startswith(("cpu family", "model\t"))
         ],
-        "features": [feature for feature in FEATURES if feature in flags],
+        "features": features(),
+        "gpus": said("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"),
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES if version(name)},
-        "commit": commit,
+        "commit": "".join(said("git", "-C", str(ROOT), "rev-parse", "HEAD")),
         "load_at_start": os.getloadavg()[0],
     }
 

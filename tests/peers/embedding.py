@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The towers of CLIP ViT-B/16 in Thicket, PyTorch, ONNX Runtime and OpenVINO, on the same random weights.
+"""The towers of CLIP ViT-B/16 in Thicket, PyTorch, ONNX Runtime and OpenVINO, on the same random weights. On a GPU
+(`--device cuda:0`, programs built with `--features cuda`) Thicket and PyTorch alone.
 
 Forward passes alone, no decoding and no gRPC: 224 x 224 pictures, texts of 77 tokens. Thicket's passes are timed inside its
 example `embedding`, those of the others here. Before anything is timed the vectors of all sides are compared.
@@ -13,14 +14,14 @@ import tempfile
 import time
 
 import numpy as np
-import openvino
 import torch
-from bench import arguments, compared, save
+from bench import arguments, compared, own_types, save
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 CASES = ["image-1", "image-8", "image-64", "text-1", "text-64"]
 PASSES = {1: 7, 8: 3, 64: 1}
+GPU_PASSES = {1: 50, 8: 50, 64: 20}
 VOCABULARY = 49_408
 THREADS = os.cpu_count()
 # A side whose passes take longer than this is measured once.
@@ -62,19 +63,28 @@ def inputs(kind, batch, processor):
     return processor(images=pictures, return_tensors="pt")["pixel_values"], pictures
 
 
-def sides(folder, kind, batch, processor):
+def sides(folder, kind, batch, processor, device):
     """Functions of the prepared input, by name."""
-    tensor, _ = inputs(kind, batch, processor)
+    tensor = inputs(kind, batch, processor)[0].to(device)
     found = {}
     for name, dtype in [("f32", torch.float32), ("bf16", torch.bfloat16)]:
-        tower = Tower(CLIPModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval(), kind)
+        tower = Tower(CLIPModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval(), kind).to(device)
         own = tensor.to(dtype) if kind == "image" else tensor
 
         def run(tower=tower, own=own):
             with torch.inference_mode():
-                return tower(own).float().numpy()
+                return tower(own).float().cpu().numpy()
 
         found[f"torch {name}"] = run
+    return found if device != "cpu" else found | converted_sides(folder, kind, tensor)
+
+
+def converted_sides(folder, kind, tensor):
+    """OpenVINO and ONNX Runtime, on the processor."""
+    import onnxruntime
+    import openvino
+
+    found = {}
     tower = Tower(CLIPModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval(), kind)
     with torch.inference_mode():
         converted = openvino.convert_model(tower, example_input=tensor)
@@ -88,8 +98,6 @@ def sides(folder, kind, batch, processor):
         request = compiled.create_infer_request()
         found[f"openvino {name}"] = lambda request=request: request.infer([tensor.numpy()])[0].copy()
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        import onnxruntime
-
         with torch.inference_mode():
             torch.onnx.export(tower, (tensor,), file.name, dynamo=False, opset_version=17)
         options = onnxruntime.SessionOptions()
@@ -113,26 +121,37 @@ def check(options, folder, kind, found, processor):
             raise SystemExit(f"{name}, {kind}: cosine {cosine} to torch f32")
     if kind == "image":
         _, pictures = inputs(kind, 1, processor)
-        with tempfile.NamedTemporaryFile(suffix=".png") as file:
-            pictures[0].save(file.name)
-            command = [options.binaries / "thicket", "embed", "--model", folder, "--image", file.name, "--json"]
-            answer = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
-        own = np.array(json.loads(answer)["vectors"][0])
-        largest = float(np.abs(own - reference[0]).max())
-        if largest > 1e-4:
-            raise SystemExit(f"thicket, {kind}: off by {largest}")
+        for dtype in own_types(options.device):
+            own = own_vector(options, folder, pictures[0], dtype)
+            cosine, largest = float(own @ reference[0]), float(np.abs(own - reference[0]).max())
+            print(f"thicket {dtype}: cosine {cosine:.7f} to torch f32, largest difference {largest:.2e}", flush=True)
+            if cosine < CLOSE[dtype] or (dtype == "f32" and largest > 1e-4):
+                raise SystemExit(f"thicket {dtype}, {kind}: cosine {cosine}, off by {largest}")
 
 
-def own_seconds(options, folder, kind, batch):
+def own_vector(options, folder, picture, dtype):
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        picture.save(file.name)
+        command = [options.binaries / "thicket", "embed", "--model", folder, "--image", file.name, "--json"]
+        command += ["--device", options.device, "--dtype", dtype]
+        answer = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
+    return np.array(json.loads(answer)["vectors"][0])
+
+
+def own_seconds(options, folder, kind, batch, dtype):
     program = options.binaries / "examples/embedding"
-    command = [program, folder, kind, batch, PASSES[batch]]
+    command = [program, folder, kind, batch, passes(options)[batch], "--device", options.device, "--dtype", dtype]
     answer = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
     return statistics.median(float(value) for value in answer.split())
 
 
-def peer_seconds(run, batch):
+def passes(options):
+    return PASSES if options.device == "cpu" else GPU_PASSES
+
+
+def peer_seconds(options, run, batch):
     seconds = []
-    for _ in range(PASSES[batch]):
+    for _ in range(passes(options)[batch]):
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
@@ -142,23 +161,26 @@ def peer_seconds(run, batch):
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="kind and batch")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     results = {}
+    own = own_types(options.device)
     with tempfile.TemporaryDirectory() as folder:
         make_folder(folder)
         processor = CLIPImageProcessor()
         for case in options.cases:
             kind, batch = case.split("-")[0], int(case.split("-")[1])
-            found = sides(folder, kind, batch, processor)
+            found = sides(folder, kind, batch, processor, options.device)
             check(options, folder, kind, found, processor)
-            seconds = {name: [] for name in ["thicket f32", *found]}
+            seconds = {name: [] for name in [*(f"thicket {dtype}" for dtype in own), *found]}
             for _ in range(options.rounds):
-                seconds["thicket f32"].append(own_seconds(options, folder, kind, batch))
+                for dtype in own:
+                    seconds[f"thicket {dtype}"].append(own_seconds(options, folder, kind, batch, dtype))
                 for name, run in found.items():
                     if not seconds[name] or seconds[name][0] < SLOW_SECONDS:
-                        seconds[name].append(peer_seconds(run, batch))
-            results[f"{kind}, batch {batch}"] = compared(seconds, "thicket f32", batch)
+                        seconds[name].append(peer_seconds(options, run, batch))
+            results[f"{kind}, batch {batch}"] = compared(seconds, f"thicket {own[0]}", batch)
             rates = {name: round(row["per_second"], 2) for name, row in results[f"{kind}, batch {batch}"].items()}
             print(kind, batch, rates, flush=True)
             save(options.out, "embedding", results)

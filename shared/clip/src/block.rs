@@ -34,7 +34,7 @@ impl LayerNorm {
 
 impl Module for LayerNorm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        layer_norm(x, &self.weight, &self.bias, self.eps)?.to_dtype(self.output)
+        layer_norm(x, &self.weight, &self.bias, self.eps, self.output)
     }
 }
 
@@ -95,6 +95,8 @@ impl Projections {
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
     head_width: usize,
+    /// What multiplies in attention.
+    backend: Backend,
     activation: Activation,
     ln_1: LayerNorm,
     in_proj: Projections,
@@ -115,6 +117,7 @@ impl Block {
         let in_proj = normal(scale);
         Ok(Self {
             head_width,
+            backend: Backend::Plain,
             activation,
             ln_1: LayerNorm::new(tower, builder.pp("ln_1"))?,
             in_proj: Projections::Plain {
@@ -131,6 +134,7 @@ impl Block {
     /// Makes the products ready for inference.
     fn prepare(&mut self, backend: Backend) -> Result<()> {
         let compute = self.ln_1.output;
+        self.backend = backend;
         self.in_proj.prepare(compute, backend)?;
         [&mut self.out_proj, &mut self.c_fc, &mut self.c_proj]
             .into_iter()
@@ -146,8 +150,8 @@ impl Block {
     /// The rest of the block, given what [`Block::project`] made of `x`.
     pub(crate) fn finish(&self, x: &Tensor, projected: &Projected, mask: &Mask) -> Result<Tensor> {
         let Projected { q, k, v } = projected;
-        let mixed =
-            attention(q, k, v, attention_scale(self.head_width), mask)?.transpose(1, 2)?.flatten_from(2)?;
+        let mixed = attention(q, k, v, attention_scale(self.head_width), mask, self.backend)?;
+        let mixed = mixed.transpose(1, 2)?.flatten_from(2)?;
         // The stream stays f32 between blocks: rounding it each time would cost a half-precision model most.
         let x = self.out_proj.forward_into(&mixed, Fused::None, Some(x))?;
         let normal = self.ln_2.forward(&x)?;

@@ -1,11 +1,20 @@
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use thicket_kernels::{Backend, Mask, linear};
+use thicket_kernels::{Activation, Backend, Mask, PreparedLinear, linear};
 
 use crate::{
     Config,
     block::{LayerNorm, Projected, Transformer, normal},
 };
+
+/// The map of a patch's pixels to a token.
+#[derive(Debug, Clone)]
+enum PatchMap {
+    /// A convolution's weight `[width, 3, patch, patch]`.
+    Plain(Tensor),
+    /// The same as a matrix, of patches that do not overlap.
+    Prepared(PreparedLinear),
+}
 
 /// The image side of CLIP with every token projected.
 #[derive(Debug, Clone)]
@@ -13,7 +22,9 @@ pub(crate) struct VisionTower {
     patch: usize,
     stride: usize,
     grid: (usize, usize),
-    conv1: Tensor,
+    /// Type of the arithmetic.
+    dtype: DType,
+    conv1: PatchMap,
     class_embedding: Tensor,
     positional_embedding: Tensor,
     ln_pre: LayerNorm,
@@ -37,7 +48,8 @@ impl VisionTower {
             patch,
             stride,
             grid: config.grid(),
-            conv1: conv1.to_dtype(builder.dtype())?,
+            dtype: builder.dtype(),
+            conv1: PatchMap::Plain(conv1.to_dtype(builder.dtype())?),
             class_embedding: builder.get_with_hints(width, "class_embedding", scale)?,
             positional_embedding: positions.to_dtype(builder.dtype())?,
             ln_pre: LayerNorm::new(vision, builder.pp("ln_pre"))?,
@@ -49,6 +61,12 @@ impl VisionTower {
 
     /// Makes the products of the blocks ready for inference.
     pub(crate) fn prepare(&mut self, backend: Backend) -> Result<()> {
+        if let PatchMap::Plain(weight) = &self.conv1
+            && self.stride == self.patch
+            && let Some(map) = PreparedLinear::new(&weight.flatten_from(1)?, None, self.dtype, backend)?
+        {
+            self.conv1 = PatchMap::Prepared(map);
+        }
         self.transformer.prepare(backend)
     }
 
@@ -77,7 +95,7 @@ impl VisionTower {
 
     /// What the first block sees, f32 `[batch, tokens, width]`.
     fn stream(&self, pixels: &Tensor) -> Result<Tensor> {
-        let pixels = pixels.to_dtype(self.conv1.dtype())?;
+        let pixels = pixels.to_dtype(self.dtype)?;
         let patches = self.patches(&pixels)?;
         let (batch, _, width) = patches.dims3()?;
         let class = self.class_embedding.broadcast_as((batch, 1, width))?;
@@ -93,10 +111,12 @@ impl VisionTower {
         // Without the margin that no patch reaches, which candle's gradient of a convolution does not expect.
         let covered = |count: usize| (count - 1) * self.stride + self.patch;
         let pixels = pixels.narrow(2, 0, covered(rows))?.narrow(3, 0, covered(columns))?.contiguous()?;
-        if self.stride != self.patch {
+        if let PatchMap::Plain(weight) = &self.conv1
+            && self.stride != self.patch
+        {
             // candle's convolution on the CPU knows no bf16.
             let wide = if pixels.device().is_cpu() { DType::F32 } else { pixels.dtype() };
-            let weight = self.conv1.to_dtype(wide)?;
+            let weight = weight.to_dtype(wide)?;
             let patches = pixels.to_dtype(wide)?.conv2d(&weight, 0, self.stride, 1, 1)?;
             return patches.to_dtype(pixels.dtype())?.flatten_from(2)?.transpose(1, 2);
         }
@@ -106,6 +126,9 @@ impl VisionTower {
             .reshape((batch, channels, rows, size, columns, size))?
             .permute((0, 2, 4, 1, 3, 5))?
             .reshape((batch, rows * columns, channels * size * size))?;
-        linear(&cells, &self.conv1.flatten_from(1)?, None)
+        match &self.conv1 {
+            PatchMap::Plain(weight) => linear(&cells, &weight.flatten_from(1)?, None),
+            PatchMap::Prepared(map) => map.forward(&cells, Activation::None, None),
+        }
     }
 }

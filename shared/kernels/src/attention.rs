@@ -1,16 +1,26 @@
-use std::{collections::HashSet, ops::Range};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    sync::LazyLock,
+};
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Error, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{
+    CpuStorage, CustomOp3, DType, Device, DeviceLocation, Error, Layout, Result, Shape, Storage, Tensor,
+    WithDType,
+};
 use ndarray::{
     Array2, ArrayView2, ArrayViewMut2, Axis, CowArray, Ix2, ShapeBuilder, Slice, linalg::general_mat_mul,
 };
+use parking_lot::Mutex;
 use rayon::prelude::*;
 
 #[cfg(feature = "flash-attn")]
 use crate::flash;
 use crate::{
     elementwise::{softmax, softmax_row},
-    memory::{is_cpu_f32, values},
+    memory::is_cpu_f32,
+    narrow::{self, NarrowAttention},
+    prepared::Backend,
 };
 
 /// Which keys a query may see.
@@ -32,9 +42,18 @@ pub enum Mask {
 /// consecutive query heads share a key head (grouped-query attention). The result is `[batch, heads, n, d]`, in memory
 /// as `[batch, n, heads, d]`, so that transposing heads and positions back and flattening copies nothing.
 ///
+/// `backend` multiplies in bf16 where it can; f32 is multiplied here, and has a gradient.
+///
 /// # Errors
 /// Shapes that do not fit, a causal mask with fewer keys than queries, or a section in more than one run.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Mask) -> Result<Tensor> {
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    mask: &Mask,
+    backend: Backend,
+) -> Result<Tensor> {
     let sizes = Sizes::new(q, k, v, mask)?;
     if !q.device().is_cpu() {
         #[cfg(feature = "flash-attn")]
@@ -43,9 +62,15 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Mask) ->
         }
         return composed(q, k, v, scale, mask, &sizes);
     }
-    if !is_cpu_f32(q) {
+    let narrow = match backend {
+        Backend::OneDnn(library) if q.dtype() == DType::BF16 && sizes.queries >= narrow::FEWEST_QUERIES => {
+            Some(library)
+        }
+        _ => None,
+    };
+    if !is_cpu_f32(q) && narrow.is_none() {
         let [wide_q, wide_k, wide_v] = [q, k, v].map(|narrow| narrow.to_dtype(DType::F32));
-        return attention(&wide_q?, &wide_k?, &wide_v?, scale, mask)?.to_dtype(q.dtype());
+        return attention(&wide_q?, &wide_k?, &wide_v?, scale, mask, backend)?.to_dtype(q.dtype());
     }
     let parts = match mask {
         Mask::Full => vec![vec![Part::full(sizes.queries, sizes.keys)]; sizes.batch],
@@ -54,17 +79,22 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Mask) ->
             sections.to_vec2::<u32>()?.iter().map(|row| Part::sections(row)).collect::<Result<_>>()?
         }
     };
-    q.apply_op3(k, v, Attention { scale: scale as f32, parts, sizes })?.transpose(1, 2)
+    let scale = scale as f32;
+    let attended = match narrow {
+        Some(library) => q.apply_op3_no_bwd(k, v, &NarrowAttention { scale, parts, sizes, library })?,
+        None => q.apply_op3(k, v, Attention { scale, parts, sizes })?,
+    };
+    attended.transpose(1, 2)
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    heads: usize,
+pub(crate) struct Sizes {
+    pub(crate) batch: usize,
+    pub(crate) heads: usize,
     kv_heads: usize,
-    queries: usize,
+    pub(crate) queries: usize,
     keys: usize,
-    dim: usize,
+    pub(crate) dim: usize,
 }
 
 impl Sizes {
@@ -94,7 +124,7 @@ impl Sizes {
         }
     }
 
-    fn group(&self) -> usize {
+    pub(crate) fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 }
@@ -102,11 +132,11 @@ impl Sizes {
 /// Queries that attend alike: to the first `shared` keys and to the keys `own`, all of them or, where the part is causal,
 /// the i-th query to the first i + 1 of `own`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Part {
-    queries: Range<usize>,
-    shared: usize,
-    own: Range<usize>,
-    causal: bool,
+pub(crate) struct Part {
+    pub(crate) queries: Range<usize>,
+    pub(crate) shared: usize,
+    pub(crate) own: Range<usize>,
+    pub(crate) causal: bool,
 }
 
 impl Part {
@@ -141,8 +171,13 @@ impl Part {
         Ok(parts)
     }
 
-    fn keys(&self) -> usize {
+    pub(crate) fn keys(&self) -> usize {
         self.shared + self.own.len()
+    }
+
+    /// How many of its keys the part's query of this number sees.
+    pub(crate) fn visible(&self, query: usize) -> usize {
+        if self.causal { self.shared + query + 1 } else { self.keys() }
     }
 
     /// The rows of `keys` that the part sees, in one piece.
@@ -171,8 +206,7 @@ impl Part {
         general_mat_mul(scale, q, &k.t(), 0.0, &mut scores);
         for (i, mut row) in scores.rows_mut().into_iter().enumerate() {
             let Some(row) = row.as_slice_mut() else { continue };
-            let visible = if self.causal { self.shared + i + 1 } else { row.len() };
-            let (seen, unseen) = row.split_at_mut(visible);
+            let (seen, unseen) = row.split_at_mut(self.visible(i));
             softmax_row(seen);
             unseen.fill(0.0);
         }
@@ -197,25 +231,25 @@ struct Attention {
 }
 
 /// A tensor `[batch, heads, rows, d]` in whatever order it lies in memory.
-struct Heads<'a> {
-    values: &'a [f32],
+pub(crate) struct Heads<'a, T = f32> {
+    values: &'a [T],
     start: usize,
     strides: [usize; 4],
     rows: usize,
     dim: usize,
 }
 
-impl<'a> Heads<'a> {
-    fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+impl<'a, T: WithDType> Heads<'a, T> {
+    pub(crate) fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
         let (_, _, rows, dim) = layout.shape().dims4()?;
         let strides = layout
             .stride()
             .try_into()
             .map_err(|_| Error::Msg("attention input without four strides".to_string()))?;
-        Ok(Self { values: values(storage)?, start: layout.start_offset(), strides, rows, dim })
+        Ok(Self { values: storage.as_slice()?, start: layout.start_offset(), strides, rows, dim })
     }
 
-    fn head(&self, batch: usize, head: usize) -> Result<ArrayView2<'a, f32>> {
+    pub(crate) fn head(&self, batch: usize, head: usize) -> Result<ArrayView2<'a, T>> {
         let [batch_stride, head_stride, row_stride, column_stride] = self.strides;
         let start = self.start + batch * batch_stride + head * head_stride;
         let shape = (self.rows, self.dim).strides((row_stride, column_stride));
@@ -225,8 +259,14 @@ impl<'a> Heads<'a> {
 }
 
 /// Writes `[rows, d]` blocks, one for each `(batch, head)`, into `[batch, rows, heads, d]` order.
-fn interleave(blocks: &[Array2<f32>], batch: usize, heads: usize, rows: usize, dim: usize) -> Vec<f32> {
-    let mut output = vec![0f32; batch * heads * rows * dim];
+pub(crate) fn interleave<T: WithDType>(
+    blocks: &[Array2<T>],
+    batch: usize,
+    heads: usize,
+    rows: usize,
+    dim: usize,
+) -> Vec<T> {
+    let mut output = vec![T::zero(); batch * heads * rows * dim];
     if output.is_empty() {
         return output;
     }
@@ -354,18 +394,12 @@ fn with_heads<const N: usize, T>(
 /// The same in tensor operations, for other devices and dtypes.
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Mask, sizes: &Sizes) -> Result<Tensor> {
     let (k, v) = (repeat_heads(k, sizes.group())?, repeat_heads(v, sizes.group())?);
-    let scores = (q.contiguous()?.matmul(&k.t()?)?.to_dtype(DType::F32)? * scale)?;
+    // The queries are scaled, of which there are fewer than scores.
+    let q = (q.to_dtype(DType::F32)? * scale)?.to_dtype(q.dtype())?;
+    let scores = q.contiguous()?.matmul(&k.t()?)?;
     let scores = match mask {
-        Mask::Full => scores,
-        Mask::Causal => {
-            let offset = sizes.keys - sizes.queries;
-            let hidden: Vec<f32> = (0..sizes.queries)
-                .flat_map(|i| {
-                    (0..sizes.keys).map(move |j| if j > i + offset { f32::NEG_INFINITY } else { 0.0 })
-                })
-                .collect();
-            scores.broadcast_add(&Tensor::from_vec(hidden, (sizes.queries, sizes.keys), q.device())?)?
-        }
+        Mask::Causal if sizes.queries > 1 => scores.broadcast_add(&causal(sizes, q.dtype(), q.device())?)?,
+        Mask::Full | Mask::Causal => scores,
         Mask::Sections(sections) => {
             let sections = sections.to_vec2::<u32>()?;
             let hidden: Vec<f32> = sections
@@ -380,15 +414,34 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Mask, sizes: 
                 })
                 .collect();
             let hidden = Tensor::from_vec(hidden, (sizes.batch, 1, sizes.queries, sizes.keys), q.device())?;
-            scores.broadcast_add(&hidden)?
+            scores.broadcast_add(&hidden.to_dtype(q.dtype())?)?
         }
     };
-    let weights = if scores.device().is_cpu() {
-        softmax(&scores)?
-    } else {
-        candle_nn::ops::softmax(&scores, D::Minus1)?
-    };
-    weights.to_dtype(v.dtype())?.matmul(&v)
+    softmax(&scores)?.matmul(&v)
+}
+
+/// What is added to the scores of a causal attention, `[queries, keys]`. The last shapes are kept: every layer asks for the
+/// same ones, and making one waits for the device.
+fn causal(sizes: &Sizes, dtype: DType, device: &Device) -> Result<Tensor> {
+    const KEPT: usize = 64;
+    type Known = HashMap<(usize, usize, DType, DeviceLocation), Tensor>;
+    static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+    let &Sizes { queries, keys, .. } = sizes;
+    let name = (queries, keys, dtype, device.location());
+    if let Some(hidden) = KNOWN.lock().get(&name) {
+        return Ok(hidden.clone());
+    }
+    let last = |query: usize| query + keys - queries;
+    let hidden: Vec<f32> = (0..queries)
+        .flat_map(|query| (0..keys).map(move |key| if key > last(query) { f32::NEG_INFINITY } else { 0.0 }))
+        .collect();
+    let hidden = Tensor::from_vec(hidden, (queries, keys), device)?.to_dtype(dtype)?;
+    let mut known = KNOWN.lock();
+    if known.len() == KEPT {
+        known.clear();
+    }
+    known.insert(name, hidden.clone());
+    Ok(hidden)
 }
 
 fn repeat_heads(x: &Tensor, times: usize) -> Result<Tensor> {
@@ -423,7 +476,7 @@ pub(crate) mod tests {
         let (tq, tk, tv) = (q.transpose(1, 2)?, k.transpose(1, 2)?, v.transpose(1, 2)?);
         let sizes = Sizes::new(&tq, &tk, &tv, mask)?;
         let weight = Tensor::randn(0f32, 1.0, (batch, heads, queries, dim), &device)?;
-        let fused = attention(&tq, &tk, &tv, 0.3, mask)?;
+        let fused = attention(&tq, &tk, &tv, 0.3, mask, Backend::Plain)?;
         let plain = composed(&tq, &tk, &tv, 0.3, mask, &sizes)?;
         assert_close(&fused, &plain, 1e-5)?;
         let actual = (fused * &weight)?.sum_all()?.backward()?;
@@ -466,7 +519,7 @@ pub(crate) mod tests {
         let x = Tensor::zeros((1, 1, 4, 8), DType::F32, &Device::Cpu)?;
         for row in [[0u32, 1, 2, 1], [1, 0, 0, 2]] {
             let mask = Mask::Sections(Tensor::new(&[row], &Device::Cpu)?);
-            let error = attention(&x, &x, &x, 1.0, &mask).unwrap_err().to_string();
+            let error = attention(&x, &x, &x, 1.0, &mask, Backend::Plain).unwrap_err().to_string();
             assert!(error.contains("every section is one run"), "{error}");
         }
         Ok(())
@@ -476,7 +529,7 @@ pub(crate) mod tests {
     fn a_causal_mask_with_too_few_keys_is_refused() -> Result<()> {
         let q = Tensor::zeros((1, 1, 4, 8), DType::F32, &Device::Cpu)?;
         let k = Tensor::zeros((1, 1, 3, 8), DType::F32, &Device::Cpu)?;
-        let error = attention(&q, &k, &k, 1.0, &Mask::Causal).unwrap_err();
+        let error = attention(&q, &k, &k, 1.0, &Mask::Causal, Backend::Plain).unwrap_err();
         assert!(error.to_string().contains("4 queries over only 3 keys"), "{error}");
         Ok(())
     }
@@ -485,7 +538,7 @@ pub(crate) mod tests {
     fn key_heads_that_do_not_divide_the_query_heads_are_refused() -> Result<()> {
         let q = Tensor::zeros((1, 4, 2, 8), DType::F32, &Device::Cpu)?;
         let k = Tensor::zeros((1, 3, 2, 8), DType::F32, &Device::Cpu)?;
-        assert!(attention(&q, &k, &k, 1.0, &Mask::Full).is_err());
+        assert!(attention(&q, &k, &k, 1.0, &Mask::Full, Backend::Plain).is_err());
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::memory::{contiguous, is_cpu_f32, rows_per_task, with_values};
+use crate::cast::{rounded, widened};
+use crate::memory::{contiguous, in_order, is_cpu_f32, rows_per_task, with_values};
 use crate::reduction::{largest, sum_of};
 
 const CHUNK: usize = 16 * 1024;
@@ -73,6 +74,83 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// `silu(gate) * up`, computed in f32 and rounded once to the type of both. Any shape.
+///
+/// # Errors
+/// Shapes or types that differ.
+pub fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let fits = gate.dims() == up.dims() && gate.dtype() == up.dtype();
+    if fits && gate.device().is_cpu() && matches!(gate.dtype(), DType::F32 | DType::BF16) {
+        return gate.contiguous()?.apply_op2(&up.contiguous()?, Gated);
+    }
+    (gate.to_dtype(DType::F32)?.silu()? * up.to_dtype(DType::F32)?)?.to_dtype(up.dtype())
+}
+
+struct Gated;
+
+impl Gated {
+    fn run<T: Copy + Default + Send + Sync>(
+        gate: &[T],
+        up: &[T],
+        wide: impl Fn(T) -> f32 + Sync,
+        stored: impl Fn(f32) -> T + Sync,
+    ) -> Vec<T> {
+        let mut output = vec![T::default(); gate.len()];
+        let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
+        output.par_chunks_mut(CHUNK).zip(inputs).for_each(|(output, (gate, up))| {
+            for (y, (&gate, &up)) in output.iter_mut().zip(gate.iter().zip(up)) {
+                let gate = wide(gate);
+                *y = stored(gate / (1.0 + exp(-gate)) * wide(up));
+            }
+        });
+        output
+    }
+}
+
+impl CustomOp2 for Gated {
+    fn name(&self) -> &'static str {
+        "gated"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = match (gate, up) {
+            (CpuStorage::BF16(gate), CpuStorage::BF16(up)) => CpuStorage::BF16(Self::run(
+                in_order(gate, gate_layout)?,
+                in_order(up, up_layout)?,
+                widened,
+                rounded,
+            )),
+            _ => CpuStorage::F32(Self::run(
+                contiguous(gate, gate_layout)?,
+                contiguous(up, up_layout)?,
+                |value| value,
+                |value| value,
+            )),
+        };
+        Ok((y, gate_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let sigmoid = candle_nn::ops::sigmoid(gate)?;
+        let silu = (gate * &sigmoid)?;
+        // d silu = sigmoid + silu (1 - sigmoid)
+        let slope = (&sigmoid + (&silu * (1.0 - &sigmoid)?)?)?;
+        Ok((Some(((gradient * up)? * slope)?), Some((gradient * silu)?)))
+    }
+}
+
 struct QuickGelu;
 
 impl CustomOp1 for QuickGelu {
@@ -119,8 +197,10 @@ impl CustomOp1 for QuickGelu {
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
     if is_cpu_f32(x) && x.elem_count() > 0 {
         x.contiguous()?.apply_op1(Softmax)
-    } else {
+    } else if x.device().is_cpu() || x.track_op() {
         candle_nn::ops::softmax(x, D::Minus1)
+    } else {
+        candle_nn::ops::softmax_last_dim(&x.contiguous()?)
     }
 }
 

@@ -5,11 +5,13 @@
 //! the composition elsewhere, so that one model serves training, CPU inference and the GPU.
 
 mod attention;
+mod cast;
 mod elementwise;
 #[cfg(any(test, feature = "flash-attn"))]
 mod flash;
 mod linear;
 mod memory;
+mod narrow;
 mod normalisation;
 mod packed;
 mod prepared;
@@ -19,7 +21,8 @@ mod reduction;
 mod tile;
 
 pub use attention::{Mask, attention};
-pub use elementwise::{Activation, quick_gelu, softmax};
+pub use cast::cast;
+pub use elementwise::{Activation, gated, quick_gelu, softmax};
 pub use linear::{Linear, linear};
 pub use normalisation::{layer_norm, rms_norm};
 pub use packed::PackedMatrix;

@@ -2,6 +2,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Sh
 use rayon::prelude::*;
 
 use crate::{
+    cast::rounded,
     linear::sum_rows,
     memory::{contiguous, is_cpu_f32, rows_per_task, with_values},
     reduction::sum_of,
@@ -9,34 +10,55 @@ use crate::{
 
 /// Layer normalisation over the last dimension, computed in f32: `(x - mean) / sqrt(var + eps) * weight + bias`.
 ///
-/// `x` is `[..., d]`, `weight` and `bias` are `[d]`.
+/// `x` is `[..., d]`, `weight` and `bias` are `[d]`; the result has the type `output`. From f32 to bf16 on the CPU it is for
+/// inference and has no gradient.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, output: DType) -> Result<Tensor> {
     if is_cpu_f32(x) {
-        return x.contiguous()?.apply_op3(weight, bias, LayerNorm { eps: eps as f32 });
+        let x = x.contiguous()?;
+        return match output {
+            DType::F32 => x.apply_op3(weight, bias, LayerNorm { eps: eps as f32, output }),
+            DType::BF16 => x.apply_op3_no_bwd(weight, bias, &LayerNorm { eps: eps as f32, output }),
+            _ => layer_norm(&x, weight, bias, eps, DType::F32)?.to_dtype(output),
+        };
     }
     let wide = x.to_dtype(DType::F32)?;
+    if !x.device().is_cpu() && ![x, weight, bias].into_iter().any(Tensor::track_op) {
+        // One kernel, without a gradient.
+        return candle_nn::ops::layer_norm(&wide.contiguous()?, weight, bias, eps as f32)?.to_dtype(output);
+    }
     let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normal = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.to_dtype(x.dtype())?;
-    normal.broadcast_mul(weight)?.broadcast_add(bias)
+    normal.broadcast_mul(weight)?.broadcast_add(bias)?.to_dtype(output)
 }
 
 /// Root-mean-square normalisation over the last dimension, computed in f32: `x / sqrt(mean(x^2) + eps) * weight`.
 ///
-/// `x` is `[..., d]`, `weight` is `[d]`.
+/// `x` is `[..., d]`, `weight` is `[d]`; the result has the type `output`, as that of [`layer_norm`].
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, output: DType) -> Result<Tensor> {
     if is_cpu_f32(x) {
-        return x.contiguous()?.apply_op2(weight, RmsNorm { eps: eps as f32 });
+        let x = x.contiguous()?;
+        return match output {
+            DType::F32 => x.apply_op2(weight, RmsNorm { eps: eps as f32, output }),
+            DType::BF16 => x.apply_op2_no_bwd(weight, &RmsNorm { eps: eps as f32, output }),
+            _ => rms_norm(&x, weight, eps, DType::F32)?.to_dtype(output),
+        };
     }
     let wide = x.to_dtype(DType::F32)?;
+    if !x.device().is_cpu() && !x.track_op() && !weight.track_op() {
+        return candle_nn::ops::rms_norm(&wide.contiguous()?, weight, eps as f32)?.to_dtype(output);
+    }
     let mean_square = wide.sqr()?.mean_keepdim(D::Minus1)?;
-    wide.broadcast_div(&(mean_square + eps)?.sqrt()?)?.to_dtype(x.dtype())?.broadcast_mul(weight)
+    wide.broadcast_div(&(mean_square + eps)?.sqrt()?)?
+        .to_dtype(x.dtype())?
+        .broadcast_mul(weight)?
+        .to_dtype(output)
 }
 
 /// Mean and `1 / sqrt(var + eps)` of a row.
@@ -51,8 +73,43 @@ fn inverse_rms(row: &[f32], eps: f32) -> f32 {
     1.0 / (sum_of(row, |x| x * x) / row.len() as f32 + eps).sqrt()
 }
 
+/// Writes every value of every row, as `of_row` makes it of the row's value and what belongs to its column, in f32 or bf16.
+fn each_row<W: Copy + Sync, F: Fn(f32, W) -> f32>(
+    x: &[f32],
+    columns: &[W],
+    output: DType,
+    of_row: impl Fn(&[f32]) -> F + Sync,
+) -> CpuStorage {
+    if output == DType::BF16 {
+        CpuStorage::BF16(stored(x, columns, rounded, of_row))
+    } else {
+        CpuStorage::F32(stored(x, columns, |value| value, of_row))
+    }
+}
+
+fn stored<T: Copy + Default + Send, W: Copy + Sync, F: Fn(f32, W) -> f32>(
+    x: &[f32],
+    columns: &[W],
+    stored: impl Fn(f32) -> T + Sync,
+    of_row: impl Fn(&[f32]) -> F + Sync,
+) -> Vec<T> {
+    let width = columns.len();
+    let mut output = vec![T::default(); x.len()];
+    let chunk = width * rows_per_task(width);
+    output.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(output, x)| {
+        for (output, x) in output.chunks_mut(width).zip(x.chunks(width)) {
+            let value = of_row(x);
+            for ((y, &x), &column) in output.iter_mut().zip(x).zip(columns) {
+                *y = stored(value(x, column));
+            }
+        }
+    });
+    output
+}
+
 struct LayerNorm {
     eps: f32,
+    output: DType,
 }
 
 impl CustomOp3 for LayerNorm {
@@ -71,18 +128,12 @@ impl CustomOp3 for LayerNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) =
             (contiguous(x, x_layout)?, contiguous(weight, weight_layout)?, contiguous(bias, bias_layout)?);
-        let width = weight.len();
-        let mut output = vec![0f32; x.len()];
-        let chunk = width * rows_per_task(width);
-        output.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(output, x)| {
-            for (output, x) in output.chunks_mut(width).zip(x.chunks(width)) {
-                let (mean, scale) = moments(x, self.eps);
-                for (((y, x), w), b) in output.iter_mut().zip(x).zip(weight).zip(bias) {
-                    *y = (x - mean) * scale * w + b;
-                }
-            }
-        });
-        Ok((CpuStorage::F32(output), x_layout.shape().clone()))
+        let normal = |x: &[f32]| {
+            let (mean, scale) = moments(x, self.eps);
+            move |x: f32, (w, b): (f32, f32)| (x - mean) * scale * w + b
+        };
+        let affine: Vec<_> = weight.iter().copied().zip(bias.iter().copied()).collect();
+        Ok((each_row(x, &affine, self.output, normal), x_layout.shape().clone()))
     }
 
     fn bwd(
@@ -119,6 +170,7 @@ impl CustomOp3 for LayerNorm {
 
 struct RmsNorm {
     eps: f32,
+    output: DType,
 }
 
 impl CustomOp2 for RmsNorm {
@@ -134,18 +186,11 @@ impl CustomOp2 for RmsNorm {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight) = (contiguous(x, x_layout)?, contiguous(weight, weight_layout)?);
-        let width = weight.len();
-        let mut output = vec![0f32; x.len()];
-        let chunk = width * rows_per_task(width);
-        output.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(output, x)| {
-            for (output, x) in output.chunks_mut(width).zip(x.chunks(width)) {
-                let scale = inverse_rms(x, self.eps);
-                for ((y, x), w) in output.iter_mut().zip(x).zip(weight) {
-                    *y = x * scale * w;
-                }
-            }
-        });
-        Ok((CpuStorage::F32(output), x_layout.shape().clone()))
+        let normal = |x: &[f32]| {
+            let scale = inverse_rms(x, self.eps);
+            move |x: f32, w: f32| x * scale * w
+        };
+        Ok((each_row(x, weight, self.output, normal), x_layout.shape().clone()))
     }
 
     fn bwd(
@@ -237,7 +282,7 @@ mod tests {
     #[test]
     fn layer_norm_and_its_gradients_equal_the_composition() -> Result<()> {
         let (x, weight, bias, scale) = variables(40)?;
-        let fused = layer_norm(&x, &weight, &bias, 1e-5)?;
+        let fused = layer_norm(&x, &weight, &bias, 1e-5, DType::F32)?;
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + 1e-5)?.sqrt()?;
         let composed = centred.broadcast_div(&deviation)?.broadcast_mul(&weight)?.broadcast_add(&bias)?;
@@ -253,7 +298,7 @@ mod tests {
     #[test]
     fn rms_norm_and_its_gradients_equal_the_composition() -> Result<()> {
         let (x, weight, _, scale) = variables(24)?;
-        let fused = rms_norm(&x, &weight, 1e-6)?;
+        let fused = rms_norm(&x, &weight, 1e-6, DType::F32)?;
         let rms = (x.sqr()?.mean_keepdim(D::Minus1)? + 1e-6)?.sqrt()?;
         let composed = x.broadcast_div(&rms)?.broadcast_mul(&weight)?;
         assert_close(&fused, &composed, 1e-5)?;
@@ -263,5 +308,17 @@ mod tests {
             assert_close(actual.get(variable).unwrap(), expected.get(variable).unwrap(), 1e-4)?;
         }
         Ok(())
+    }
+
+    #[test]
+    fn a_norm_to_bf16_is_the_rounded_one() -> Result<()> {
+        let (x, weight, bias, _) = variables(40)?;
+        let wide = layer_norm(&x, &weight, &bias, 1e-5, DType::F32)?.to_dtype(DType::BF16)?;
+        let narrow = layer_norm(&x, &weight, &bias, 1e-5, DType::BF16)?;
+        assert_eq!(narrow.dtype(), DType::BF16);
+        assert_close(&narrow.to_dtype(DType::F32)?, &wide.to_dtype(DType::F32)?, 0.0)?;
+        let wide = rms_norm(&x, &weight, 1e-6, DType::F32)?.to_dtype(DType::BF16)?;
+        let narrow = rms_norm(&x, &weight, 1e-6, DType::BF16)?;
+        assert_close(&narrow.to_dtype(DType::F32)?, &wide.to_dtype(DType::F32)?, 0.0)
     }
 }

@@ -5,6 +5,7 @@ use half::bf16;
 use thicket_onednn::{Library, PackedLinear};
 
 use crate::{
+    cast::{converted, rounded, widened},
     elementwise::Activation,
     memory::{contiguous, in_order},
     packed::{Finish, PackedMatrix},
@@ -81,6 +82,20 @@ impl PreparedLinear {
         Ok(Some(Self { inner: Arc::new(Inner { product, output, input }) }))
     }
 
+    /// As [`Self::new`] for a table whose rows are read too ([`Self::rows`]): packed in panels, in the type that it has. It
+    /// multiplies inputs in f32 or bf16, in f32.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn table(weight: &Tensor, compute: DType) -> Result<Option<Self>> {
+        if !weight.device().is_cpu() || !matches!(compute, DType::F32 | DType::BF16) {
+            return Ok(None);
+        }
+        let (output, input) = weight.dims2()?;
+        let product = Product::Panels { weight: PackedMatrix::new(weight)?, bias: None };
+        Ok(Some(Self { inner: Arc::new(Inner { product, output, input }) }))
+    }
+
     /// (out, in)
     #[must_use]
     pub fn sizes(&self) -> (usize, usize) {
@@ -153,28 +168,28 @@ impl Fused<'_> {
             Product::Panels { weight, bias } => {
                 let mut y = vec![0f32; rows * output];
                 let finish = Finish { bias: bias.as_deref(), activation, residual };
-                weight.multiply(contiguous(x, layout)?, finish, &mut y);
-                CpuStorage::F32(y)
+                match x {
+                    CpuStorage::BF16(x) => {
+                        weight.multiply(&converted(in_order(x, layout)?, widened), finish, &mut y);
+                    }
+                    _ => weight.multiply(contiguous(x, layout)?, finish, &mut y),
+                }
+                match (x, residual) {
+                    (CpuStorage::BF16(_), None) => CpuStorage::BF16(converted(&y, rounded)),
+                    _ => CpuStorage::F32(y),
+                }
             }
             Product::OneDnn(map) => {
-                let mut y = vec![0f32; rows * output];
-                map.forward(contiguous(x, layout)?, activation.into(), residual, &mut y)
-                    .map_err(Error::wrap)?;
-                CpuStorage::F32(y)
+                let x = contiguous(x, layout)?;
+                CpuStorage::F32(map.forward(x, activation.into(), residual).map_err(Error::wrap)?)
             }
             Product::OneDnnBf16(map) => {
                 let x = in_order(x.as_slice::<bf16>()?, layout)?;
                 match residual {
                     Some(_) => {
-                        let mut y = vec![0f32; rows * output];
-                        map.forward(x, activation.into(), residual, &mut y).map_err(Error::wrap)?;
-                        CpuStorage::F32(y)
+                        CpuStorage::F32(map.forward(x, activation.into(), residual).map_err(Error::wrap)?)
                     }
-                    None => {
-                        let mut y = vec![bf16::ZERO; rows * output];
-                        map.forward(x, activation.into(), None, &mut y).map_err(Error::wrap)?;
-                        CpuStorage::BF16(y)
-                    }
+                    None => CpuStorage::BF16(map.forward(x, activation.into(), None).map_err(Error::wrap)?),
                 }
             }
         };

@@ -7,11 +7,14 @@
 //! oneDNN starts no threads here: a product is cut into blocks, and rayon's threads run one block each.
 
 mod api;
+mod dense;
 mod error;
 mod library;
 mod linear;
 mod primitive;
+mod tiles;
 
+pub use dense::DenseProduct;
 pub use error::{Error, Missing};
 pub use library::Library;
 pub use linear::{Activation, PackedLinear, Value};

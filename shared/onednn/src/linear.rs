@@ -1,4 +1,4 @@
-use std::{collections::HashMap, ffi::c_int, fmt, sync::Arc};
+use std::{collections::HashMap, ffi::c_int, fmt, mem::MaybeUninit, ops::Range, sync::Arc};
 
 use half::bf16;
 use parking_lot::Mutex;
@@ -11,15 +11,18 @@ use crate::{
         ORDER_BA, SWISH, TYPE_BF16, TYPE_F32,
     },
     primitive::{Followers, Primitive, Stream, equal, matrix, size},
+    tiles,
 };
 
 /// Rows of every product in f32, a shorter block filled up with zeros: what a row becomes cannot depend on how many
-/// there are, as the code that the library chooses does.
+/// there are, as the code that the library chooses does. In bf16 it may sum a short block in another order.
 const ROWS: usize = 64;
-/// Rows of a product in bf16, the fewest that hold a block. There the library may sum a short block in another order.
-const SHORT_ROWS: [usize; 3] = [1, 8, 64];
-/// Most outputs of a part of the weight: parts are multiplied by different threads.
-const OUTPUTS: usize = 512;
+/// Most outputs of a slice of the weight: slices are multiplied by different threads.
+const SLICE: usize = 512;
+/// Slices that a weight has at least, where it has so many outputs.
+const SLICES: usize = 8;
+/// Outputs that the library keeps together in a weight, as far as is known.
+const TOGETHER: usize = 64;
 
 /// What follows a linear map.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -74,14 +77,17 @@ mod sealed {
 }
 
 /// Bytes that begin on a cache line, as the library's code likes them.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
 /// A weight `[out, in]` in the order that the library multiplies it in, with its bias, for inputs of the weight's type.
 pub struct PackedLinear<T> {
     library: &'static Library,
-    parts: Vec<Part>,
+    weights: Vec<Line>,
+    /// How the weight lies in memory, and its slices, by their numbers of outputs.
+    orders: Vec<(usize, MemoryDesc)>,
+    slices: Option<Slices>,
     bias: Option<Vec<f32>>,
     input: usize,
     output: usize,
@@ -90,12 +96,12 @@ pub struct PackedLinear<T> {
     inputs: std::marker::PhantomData<T>,
 }
 
-/// Some rows of the weight.
-struct Part {
-    first: usize,
+/// How parts of the packed weight can be multiplied by themselves.
+#[derive(Debug, Clone, Copy)]
+struct Slices {
+    /// Of each but the last.
     outputs: usize,
-    weights: Vec<Line>,
-    order: MemoryDesc,
+    bytes_per_output: usize,
 }
 
 /// What a product does and to how much.
@@ -110,6 +116,7 @@ struct Recipe {
 struct Product {
     primitive: Primitive,
     source: MemoryDesc,
+    weights: MemoryDesc,
     bias: MemoryDesc,
     result: MemoryDesc,
 }
@@ -142,17 +149,19 @@ impl<T: Value> PackedLinear<T> {
         length("bias", bias.map_or(output, <[f32]>::len), output)?;
         let mut map = Self {
             library,
-            parts: Vec::new(),
+            weights: Vec::new(),
+            orders: Vec::new(),
+            slices: None,
             bias: bias.map(<[f32]>::to_vec),
             input,
             output,
             products: Mutex::default(),
             inputs: std::marker::PhantomData,
         };
-        for (index, rows) in weight.chunks(OUTPUTS * input).enumerate() {
-            let part = map.pack(index * OUTPUTS, rows)?;
-            map.parts.push(part);
-        }
+        let order = map.order(output)?;
+        map.weights = map.pack(weight, &order)?;
+        map.orders.push((output, order));
+        map.cut(weight)?;
         Ok(map)
     }
 
@@ -162,36 +171,69 @@ impl<T: Value> PackedLinear<T> {
         (self.output, self.input)
     }
 
-    /// How the library calls the code of the largest blocks.
+    /// How the library calls the code behind a product.
     ///
     /// # Errors
     /// [`Error`]
     pub fn implementation(&self) -> Result<String, Error> {
-        let recipe = self.plain_recipe(self.output.min(OUTPUTS));
-        self.product(recipe)?.primitive.name(self.library)
+        self.product(plain_recipe(self.output))?.primitive.name(self.library)
     }
 
-    fn plain_recipe(&self, outputs: usize) -> Recipe {
-        let followers = Followers { elementwise: None, sum: false };
-        Recipe { rows: ROWS, outputs, followers, result: TYPE_F32 }
+    /// The order that the library wants so many rows of the weight in.
+    fn order(&self, outputs: usize) -> Result<MemoryDesc, Error> {
+        Ok(self.made(plain_recipe(outputs))?.weights)
     }
 
-    fn pack(&self, first: usize, rows: &[T]) -> Result<Part, Error> {
+    /// Some rows of the weight in an order.
+    fn pack(&self, rows: &[T], order: &MemoryDesc) -> Result<Vec<Line>, Error> {
         let library = self.library;
-        let outputs = rows.len() / self.input;
-        let order = self.product(self.plain_recipe(outputs))?.primitive.weights(library);
-        let mut weights = vec![Line([0; 64]); size(library, &order).div_ceil(size_of::<Line>())];
+        let mut weights = vec![Line([0; 64]); size(library, order).div_ceil(size_of::<Line>())];
         // The transpose of the stored matrix, as it lies in memory.
-        let stored = matrix(library, self.input, outputs, T::TYPE, ORDER_BA)?;
-        let reorder = Primitive::reorder(library, &stored, &order)?;
+        let stored = matrix(library, self.input, rows.len() / self.input, T::TYPE, ORDER_BA)?;
+        let reorder = Primitive::reorder(library, &stored, order)?;
         let arguments = [
             (ARG_SOURCE, &stored, rows.as_ptr().cast_mut().cast()),
-            (ARG_RESULT, &order, weights.as_mut_ptr().cast()),
+            (ARG_RESULT, order, weights.as_mut_ptr().cast()),
         ];
-        // SAFETY: `rows` holds the outputs * input values of the stored matrix and is only read; `weights` is as large as
-        // the library asked for.
+        // SAFETY: `rows` holds the values of the stored matrix and is only read; `weights` is as large as the library
+        // asked for.
         unsafe { reorder.run(library, &Stream::new(library)?, &arguments, &mut Vec::new())? };
-        Ok(Part { first, outputs, weights, order })
+        Ok(weights)
+    }
+
+    /// Finds out whether parts of the packed weight are packed parts of the weight: the library does not tell its order,
+    /// so two of them, the last among them, are packed by themselves and compared.
+    fn cut(&mut self, weight: &[T]) -> Result<(), Error> {
+        let outputs = self.output.div_ceil(SLICES).next_multiple_of(TOGETHER).min(SLICE);
+        if outputs >= self.output {
+            return Ok(());
+        }
+        let last = (self.output - 1) / outputs * outputs;
+        let order = self.order(outputs)?;
+        let bytes = size(self.library, &order);
+        let slices = Slices { outputs, bytes_per_output: bytes / outputs };
+        let mut orders = vec![(outputs, order)];
+        if self.output - last != outputs {
+            orders.push((self.output - last, self.order(self.output - last)?));
+        }
+        let line = size_of::<Line>();
+        if !(slices.bytes_per_output * outputs).is_multiple_of(line) {
+            return Ok(());
+        }
+        for first in [outputs.min(last), last] {
+            let count = outputs.min(self.output - first);
+            let Some((_, order)) = orders.iter().find(|(outputs, _)| *outputs == count) else {
+                return Ok(());
+            };
+            let alone = self.pack(&weight[first * self.input..(first + count) * self.input], order)?;
+            let place = first * slices.bytes_per_output / line;
+            if self.weights.get(place..place + alone.len()) != Some(alone.as_slice()) {
+                return Ok(());
+            }
+        }
+        self.orders.extend(orders);
+        self.slices = Some(slices);
+        Ok(())
     }
 
     fn product(&self, recipe: Recipe) -> Result<Arc<Product>, Error> {
@@ -199,32 +241,29 @@ impl<T: Value> PackedLinear<T> {
         if let Some(product) = products.get(&recipe) {
             return Ok(product.clone());
         }
-        let library = self.library;
-        let Recipe { rows, outputs, followers, result } = recipe;
-        let source = matrix(library, rows, self.input, T::TYPE, ORDER_AB)?;
-        let weights = match self.parts.iter().find(|part| part.outputs == outputs) {
-            Some(part) => part.order,
-            None => matrix(library, self.input, outputs, T::TYPE, ORDER_ANY)?,
-        };
-        let bias = matrix(library, 1, outputs, TYPE_F32, ORDER_AB)?;
-        let result = matrix(library, rows, outputs, result, ORDER_AB)?;
-        let with_bias = self.bias.as_ref().map(|_| &bias);
-        let primitive = Primitive::product(library, &source, &weights, with_bias, &result, followers)?;
-        let of_outputs = |part: &&Part| part.outputs == outputs;
-        if self
-            .parts
-            .iter()
-            .find(of_outputs)
-            .is_some_and(|part| !equal(library, &part.order, &primitive.weights(library)))
-        {
-            return Err(Error::Order { recipe: format!("{recipe:?}") });
-        }
-        let product = Arc::new(Product { primitive, source, bias, result });
+        let product = Arc::new(self.made(recipe)?);
         products.insert(recipe, product.clone());
         Ok(product)
     }
 
-    /// Writes `activation(x W^T + bias) + residual` to `y`: x `[rows, in]`, residual and y `[rows, out]`, row-major.
+    fn made(&self, recipe: Recipe) -> Result<Product, Error> {
+        let library = self.library;
+        let Recipe { rows, outputs, followers, result } = recipe;
+        let source = matrix(library, rows, self.input, T::TYPE, ORDER_AB)?;
+        let order = self.orders.iter().find(|(count, _)| *count == outputs).map(|(_, order)| *order);
+        let asked = order.map_or_else(|| matrix(library, self.input, outputs, T::TYPE, ORDER_ANY), Ok)?;
+        let bias = matrix(library, 1, outputs, TYPE_F32, ORDER_AB)?;
+        let result = matrix(library, rows, outputs, result, ORDER_AB)?;
+        let with_bias = self.bias.as_ref().map(|_| &bias);
+        let primitive = Primitive::product(library, &source, &asked, with_bias, &result, followers)?;
+        let weights = primitive.weights(library);
+        if order.is_some_and(|order| !equal(library, &order, &weights)) {
+            return Err(Error::Order { recipe: format!("{recipe:?}") });
+        }
+        Ok(Product { primitive, source, weights, bias, result })
+    }
+
+    /// `activation(x W^T + bias) + residual`: x `[rows, in]`, residual and result `[rows, out]`, row-major.
     ///
     /// In f32 a row of the result depends on its own row of x alone, bit for bit, whatever the number of rows and
     /// threads.
@@ -236,91 +275,143 @@ impl<T: Value> PackedLinear<T> {
         x: &[T],
         activation: Activation,
         residual: Option<&[R]>,
-        y: &mut [R],
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<R>, Error> {
         let (output, input) = (self.output, self.input);
         let rows = x.len() / input;
         length("x", x.len(), rows * input)?;
-        length("y", y.len(), rows * output)?;
-        length("residual", residual.map_or(y.len(), <[R]>::len), y.len())?;
+        length("residual", residual.map_or(rows * output, <[R]>::len), rows * output)?;
         let followers = Followers { elementwise: activation.elementwise(), sum: residual.is_some() };
-        let mut tasks = Vec::new();
-        for (block, y) in y.chunks_mut(ROWS * output).enumerate() {
-            let first = tasks.len();
-            for part in &self.parts {
-                tasks.push(Task { part, first_row: block * ROWS, y: Vec::with_capacity(ROWS) });
-            }
-            for row in y.chunks_mut(output) {
-                for (task, columns) in tasks[first..].iter_mut().zip(row.chunks_mut(OUTPUTS)) {
-                    task.y.push(columns);
-                }
-            }
-        }
-        tasks.into_par_iter().try_for_each_init(Scratch::default, |scratch, mut task| {
-            let rows = task.y.len();
+        let slice = self.slices.map_or(output, |slices| slices.outputs);
+        let tiles = if T::TYPE == TYPE_BF16 {
+            tiles::shared(rows, output, slice, rayon::current_num_threads())
+        } else {
+            tiles::uniform(rows, output, slice, ROWS)
+        };
+        let mut y = Vec::with_capacity(rows * output);
+        let result = Target { start: y.as_mut_ptr(), rows, width: output };
+        tiles.into_par_iter().try_for_each_init(Scratch::default, |scratch, tile| {
             let recipe =
-                Recipe { rows: Self::padded(rows), outputs: task.part.outputs, followers, result: R::TYPE };
+                Recipe { rows: tile.height, outputs: tile.outputs.len(), followers, result: R::TYPE };
             let product = self.product(recipe)?;
-            scratch.x.clear();
-            scratch.x.extend_from_slice(&x[task.first_row * input..][..rows * input]);
-            scratch.x.resize(recipe.rows * input, T::default());
+            let whole = tile.rows.len() == tile.height;
+            let source = &x[tile.rows.start * input..tile.rows.end * input];
+            if !whole {
+                scratch.x.clear();
+                scratch.x.extend_from_slice(source);
+                scratch.x.resize(tile.height * input, T::default());
+            }
+            let source = if whole { source } else { &scratch.x };
+            if whole && tile.outputs.len() == output {
+                // SAFETY: tiles do not overlap.
+                let y = unsafe { result.rows(tile.rows.clone()) };
+                if let Some(residual) = residual {
+                    y.write_copy_of_slice(&residual[tile.rows.start * output..tile.rows.end * output]);
+                }
+                return self.run(&product, tile.outputs, source, y, &mut scratch.library);
+            }
             scratch.y.clear();
             if let Some(residual) = residual {
-                for row in task.first_row..task.first_row + rows {
-                    let start = row * output + task.part.first;
-                    scratch.y.extend_from_slice(&residual[start..start + task.part.outputs]);
+                for row in tile.rows.clone() {
+                    let start = row * output;
+                    scratch
+                        .y
+                        .extend_from_slice(&residual[start + tile.outputs.start..start + tile.outputs.end]);
                 }
             }
-            scratch.y.resize(recipe.rows * recipe.outputs, R::default());
-            self.run(&product, task.part, scratch)?;
-            for (y, values) in task.y.iter_mut().zip(scratch.y.chunks_exact(recipe.outputs)) {
-                y.copy_from_slice(values);
+            scratch.y.resize(tile.height * tile.outputs.len(), R::default());
+            let y = scratch.y.as_mut_slice();
+            // SAFETY: values that are there are as good as places for them, and stay.
+            let places = unsafe { &mut *(std::ptr::from_mut(y) as *mut [MaybeUninit<R>]) };
+            self.run(&product, tile.outputs.clone(), source, places, &mut scratch.library)?;
+            for (row, values) in tile.rows.zip(scratch.y.chunks_exact(tile.outputs.len())) {
+                // SAFETY: tiles do not overlap.
+                unsafe { result.part(row, tile.outputs.clone()) }.write_copy_of_slice(values);
             }
             Ok(())
-        })
+        })?;
+        // SAFETY: the tiles are all of the result, and every one was written.
+        unsafe { y.set_len(rows * output) };
+        Ok(y)
     }
 
-    /// How many rows the product has that multiplies `rows` of them.
-    fn padded(rows: usize) -> usize {
-        if T::TYPE == TYPE_BF16 {
-            SHORT_ROWS.into_iter().find(|&height| rows <= height).unwrap_or(ROWS)
-        } else {
-            ROWS
-        }
-    }
-
-    /// Multiplies the padded rows in `scratch.x` and leaves the result in `scratch.y`.
+    /// Multiplies the rows of `x`, as many as the product has, by some outputs of the weight.
     fn run<R: Value>(
         &self,
         product: &Product,
-        part: &Part,
-        scratch: &mut Scratch<T, R>,
+        outputs: Range<usize>,
+        x: &[T],
+        y: &mut [MaybeUninit<R>],
+        scratch: &mut Vec<u64>,
     ) -> Result<(), Error> {
         let library = self.library;
+        let place =
+            self.slices.map_or(0, |slices| outputs.start * slices.bytes_per_output / size_of::<Line>());
+        let weights = &self.weights[place..];
+        length("x", size_of_val(x), size(library, &product.source))?;
+        length("y", size_of_val(y), size(library, &product.result))?;
+        if size_of_val(weights) < size(library, &product.weights) {
+            return Err(Error::Order { recipe: format!("outputs {outputs:?}") });
+        }
         let mut arguments = vec![
-            (ARG_SOURCE, &product.source, scratch.x.as_mut_ptr().cast()),
-            (ARG_WEIGHTS, &part.order, part.weights.as_ptr().cast_mut().cast()),
-            (ARG_RESULT, &product.result, scratch.y.as_mut_ptr().cast()),
+            (ARG_SOURCE, &product.source, x.as_ptr().cast_mut().cast()),
+            (ARG_WEIGHTS, &product.weights, weights.as_ptr().cast_mut().cast()),
+            (ARG_RESULT, &product.result, y.as_mut_ptr().cast()),
         ];
         if let Some(bias) = &self.bias {
-            let bias = &bias[part.first..part.first + part.outputs];
-            arguments.push((ARG_BIAS, &product.bias, bias.as_ptr().cast_mut().cast()));
+            arguments.push((ARG_BIAS, &product.bias, bias[outputs].as_ptr().cast_mut().cast()));
         }
         let stream = Stream::new(library)?;
-        // SAFETY: `x` holds the padded rows of the product's source and `y` of its result, the weights are as large as
-        // their order says, the bias has a value for each of the part's outputs. Only `y` is written.
-        unsafe { product.primitive.run(library, &stream, &arguments, &mut scratch.library) }
+        // SAFETY: the lengths of `x`, `y` and the weights were compared with those of the product, the bias has a value for
+        // each output. Only `y` is written.
+        unsafe { product.primitive.run(library, &stream, &arguments, scratch) }
     }
 }
 
-/// A block of the result: some rows of the part's columns.
-struct Task<'a, R> {
-    part: &'a Part,
-    first_row: usize,
-    y: Vec<&'a mut [R]>,
+fn plain_recipe(outputs: usize) -> Recipe {
+    Recipe { rows: ROWS, outputs, followers: Followers { elementwise: None, sum: false }, result: TYPE_F32 }
 }
 
-/// What a thread uses from block to block.
+/// A result that is being written, by several threads at different places.
+struct Target<R> {
+    start: *mut R,
+    rows: usize,
+    width: usize,
+}
+
+// SAFETY: its memory is reached through unsafe functions alone, whose callers answer for it.
+unsafe impl<R: Send> Sync for Target<R> {}
+
+impl<R> Target<R> {
+    /// # Safety
+    /// Nobody else may hold these rows.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn rows(&self, rows: Range<usize>) -> &mut [MaybeUninit<R>] {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        // SAFETY: within the memory that was reserved for the result, which the caller alone holds.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.start.add(rows.start * self.width).cast(),
+                rows.len() * self.width,
+            )
+        }
+    }
+
+    /// # Safety
+    /// Nobody else may hold these values.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn part(&self, row: usize, columns: Range<usize>) -> &mut [MaybeUninit<R>] {
+        assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.width, "row {row}");
+        // SAFETY: as above.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.start.add(row * self.width + columns.start).cast(),
+                columns.len(),
+            )
+        }
+    }
+}
+
+/// What a thread uses from tile to tile.
 struct Scratch<T, R> {
     x: Vec<T>,
     y: Vec<R>,
@@ -333,7 +424,7 @@ impl<T, R> Default for Scratch<T, R> {
     }
 }
 
-fn length(what: &'static str, actual: usize, expected: usize) -> Result<(), Error> {
+pub(crate) fn length(what: &'static str, actual: usize, expected: usize) -> Result<(), Error> {
     if actual == expected { Ok(()) } else { Err(Error::Length { what, expected, actual }) }
 }
 

@@ -66,6 +66,8 @@ struct DecoderLayer {
     gate: Linear,
     up: Linear,
     down: Linear,
+    /// What multiplies in attention.
+    backend: Backend,
     sizes: Sizes,
 }
 
@@ -140,6 +142,7 @@ impl LanguageModel {
                     map.prepare(vb.dtype(), backend)?;
                 }
             }
+            layer.backend = preparation.backend.unwrap_or_default();
             layers.push(layer);
         }
         let norm = RmsNorm::new(config.hidden_size, config.rms_norm_eps, &model.pp("norm"))?;
@@ -350,6 +353,7 @@ impl DecoderLayer {
             gate: Linear::without_bias(hidden, inner, std, &mlp.pp("gate_proj"))?,
             up: Linear::without_bias(hidden, inner, std, &mlp.pp("up_proj"))?,
             down: Linear::without_bias(inner, hidden, std, &mlp.pp("down_proj"))?,
+            backend: Backend::Plain,
             sizes,
         })
     }
@@ -410,7 +414,7 @@ impl DecoderLayer {
         let keys = keys.reshape((rows, m, kv_heads, head_dim))?.transpose(1, 2)?;
         let values = values.reshape((rows, m, kv_heads, head_dim))?.transpose(1, 2)?;
         let scale = 1.0 / (head_dim as f64).sqrt();
-        let attended = thicket_kernels::attention(&queries, &keys, &values, scale, mask)?;
+        let attended = thicket_kernels::attention(&queries, &keys, &values, scale, mask, self.backend)?;
         attended.transpose(1, 2)?.reshape((rows * n, heads * head_dim))
     }
 

@@ -1,6 +1,6 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use thicket_kernels::{Activation, Backend, PreparedLinear, Quantization, QuantizedMatrix};
+use thicket_kernels::{Activation, Backend, PreparedLinear, Quantization, QuantizedMatrix, gated};
 
 /// A linear map over the last dimension of (rows, in).
 #[derive(Debug, Clone)]
@@ -111,7 +111,12 @@ impl Linear {
 
     /// As [`Self::prepare`] for the table of the embeddings, so that [`Self::rows`] can still read it.
     pub(crate) fn prepare_table(&mut self, compute: DType) -> Result<()> {
-        if compute == DType::F32 { self.prepare(compute, Backend::Plain) } else { Ok(()) }
+        if let Weight::Plain(weight) = &self.weight
+            && let Some(map) = PreparedLinear::table(weight, compute)?
+        {
+            self.weight = Weight::Prepared(map);
+        }
+        Ok(())
     }
 
     /// Rows of the weight in `compute`: u32 (n) to (n, in). Differentiable where the weight is.
@@ -148,15 +153,7 @@ pub(crate) fn normal(std: f64) -> Init {
 
 /// `silu(gate(x)) * up(x)`.
 pub(crate) fn gate_and_up(gate: &Linear, up: &Linear, x: &Tensor) -> Result<Tensor> {
-    if x.dtype() == DType::F32 {
-        return gate.forward_into(x, Activation::Silu, None)? * up.forward(x)?;
-    }
     gated(&gate.forward(x)?, &up.forward(x)?)
-}
-
-/// `silu(gate) * up`, computed in f32 and rounded once to the type of both.
-fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    (gate.to_dtype(DType::F32)?.silu()? * up.to_dtype(DType::F32)?)?.to_dtype(up.dtype())
 }
 
 /// What a norm layer multiplies by, in f32, ones when fresh.
@@ -179,7 +176,7 @@ impl RmsNorm {
 
     /// Normalises the last dimension of an f32 tensor.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        thicket_kernels::rms_norm(x, &self.weight, self.eps)?.to_dtype(self.output)
+        thicket_kernels::rms_norm(x, &self.weight, self.eps, self.output)
     }
 }
 
@@ -200,6 +197,6 @@ impl LayerNorm {
 
     /// Normalises the last dimension of an f32 tensor.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        thicket_kernels::layer_norm(x, &self.weight, &self.bias, self.eps)?.to_dtype(self.output)
+        thicket_kernels::layer_norm(x, &self.weight, &self.bias, self.eps, self.output)
     }
 }

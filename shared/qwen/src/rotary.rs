@@ -4,6 +4,7 @@ use candle_core::{
     CpuStorage, CustomOp1, D, DType, Device, Error, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 use rayon::prelude::*;
+use thicket_kernels::cast;
 
 /// Rows handled by one task; below it the work does not pay for a second thread.
 const ROWS_PER_TASK: usize = 64;
@@ -73,10 +74,8 @@ impl Rotary {
             );
         }
         let Some((cos, sin)) = &self.tensors else {
-            return x
-                .to_dtype(DType::F32)?
-                .apply_op1(Rotate { tables: Arc::clone(&self.tables), backwards: false })?
-                .to_dtype(x.dtype());
+            let rotate = Rotate { tables: Arc::clone(&self.tables), backwards: false };
+            return cast(&cast(x, DType::F32)?.apply_op1(rotate)?, x.dtype());
         };
         let (a, b) = {
             let x = x.to_dtype(DType::F32)?;

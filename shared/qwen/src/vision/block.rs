@@ -1,6 +1,6 @@
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
-use thicket_kernels::{Activation, Mask};
+use thicket_kernels::{Activation, Backend, Mask};
 
 use super::layout::Run;
 use crate::{
@@ -34,6 +34,8 @@ pub(super) struct Block {
     norm2: Norm,
     mlp: Mlp,
     heads: usize,
+    /// What multiplies in attention.
+    backend: Backend,
 }
 
 impl Norm {
@@ -99,7 +101,14 @@ impl Block {
             norm2: Norm::new(config, &vb.pp("norm2"))?,
             mlp: Mlp::new(config, &vb.pp("mlp"))?,
             heads: config.num_heads,
+            backend: Backend::Plain,
         })
+    }
+
+    /// Makes the linear maps and attention ready for inference.
+    pub(super) fn prepare(&mut self, compute: DType, backend: Backend) -> Result<()> {
+        self.backend = backend;
+        self.linears().try_for_each(|map| map.prepare(compute, backend))
     }
 
     pub(super) fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
@@ -159,6 +168,7 @@ impl Block {
                 &values,
                 scale,
                 &Mask::Full,
+                self.backend,
             )?;
             attended.push(out.transpose(1, 2)?.reshape((run.images, length, heads * head_dim))?);
             start += length;

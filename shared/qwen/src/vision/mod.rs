@@ -102,7 +102,8 @@ impl VisionTower {
 
     /// Makes the linear maps ready for inference, one after the other.
     pub(crate) fn prepare(&mut self, compute: DType, backend: Backend) -> Result<()> {
-        self.linears().try_for_each(|map| map.prepare(compute, backend))
+        self.blocks.iter_mut().try_for_each(|block| block.prepare(compute, backend))?;
+        self.merger.linears().try_for_each(|map| map.prepare(compute, backend))
     }
 
     /// Every linear map that an adapter can name.

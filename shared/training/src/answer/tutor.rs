@@ -112,7 +112,7 @@ impl Tutor {
 
     fn look(&self, head: &Linear, state: Option<&Tensor>, phrases: &Phrases) -> Result<Tensor> {
         let state = state.ok_or_else(|| Error::Msg("too few layers to teach".to_string()))?;
-        head.forward(&rms_norm(&state.index_select(&phrases.at, 0)?, &self.unit, EPS)?)
+        head.forward(&rms_norm(&state.index_select(&phrases.at, 0)?, &self.unit, EPS, DType::F32)?)
     }
 
     /// Mean losses over the phrases.

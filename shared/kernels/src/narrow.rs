@@ -1,0 +1,209 @@
+//! Attention in bf16 on the CPU, its products by oneDNN.
+
+use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape};
+use half::bf16;
+use ndarray::{Array2, ArrayView2, Axis, Slice};
+use rayon::prelude::*;
+use thicket_onednn::{DenseProduct, Library};
+
+use crate::{
+    attention::{Heads, Part, Sizes, interleave},
+    cast::rounded,
+    elementwise::exp,
+    reduction::largest,
+};
+
+/// Fewer queries than this are not worth arranging the keys for.
+pub(crate) const FEWEST_QUERIES: usize = 8;
+/// Queries and keys are rounded up to multiples of these, so that code is generated for few shapes.
+const QUERIES_STEP: usize = 16;
+const KEYS_STEP: usize = 32;
+/// Values whose exponentials are summed side by side: two vector registers.
+const LANES: usize = 16;
+
+pub(crate) struct NarrowAttention {
+    pub(crate) scale: f32,
+    /// The parts of each batch row; together they hold every query once.
+    pub(crate) parts: Vec<Vec<Part>>,
+    pub(crate) sizes: Sizes,
+    pub(crate) library: &'static Library,
+}
+
+impl CustomOp3 for NarrowAttention {
+    fn name(&self) -> &'static str {
+        "attention in bf16"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let Sizes { batch, heads, queries, dim, .. } = self.sizes;
+        let (q, k, v) = (Heads::new(q, q_layout)?, Heads::new(k, k_layout)?, Heads::new(v, v_layout)?);
+        let blocks = (0..batch * heads)
+            .into_par_iter()
+            .map_init(Scratch::default, |scratch, index| {
+                let (b, h) = (index / heads, index % heads);
+                let kv_head = h / self.sizes.group();
+                let (q, k, v) = (q.head(b, h)?, k.head(b, kv_head)?, v.head(b, kv_head)?);
+                let mut block = Array2::from_elem((queries, dim), bf16::ZERO);
+                for part in &self.parts[b] {
+                    self.attend(part, [q, k, v], scratch, &mut block)?;
+                }
+                Ok(block)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let output = interleave(&blocks, batch, heads, queries, dim);
+        Ok((CpuStorage::BF16(output), Shape::from((batch, queries, heads, dim))))
+    }
+}
+
+/// What a thread uses from head to head.
+#[derive(Default)]
+struct Scratch {
+    q: Vec<bf16>,
+    k: Vec<bf16>,
+    v: Vec<bf16>,
+    scores: Vec<f32>,
+    weights: Vec<bf16>,
+    sums: Vec<f32>,
+    mixed: Vec<f32>,
+}
+
+impl NarrowAttention {
+    /// Writes the part's rows of one head.
+    fn attend(
+        &self,
+        part: &Part,
+        [q, k, v]: [ArrayView2<'_, bf16>; 3],
+        scratch: &mut Scratch,
+        block: &mut Array2<bf16>,
+    ) -> Result<()> {
+        let dim = self.sizes.dim;
+        let count = part.queries.len();
+        let rows = count.next_multiple_of(QUERIES_STEP);
+        let keys = part.keys().next_multiple_of(KEYS_STEP);
+        let score = DenseProduct::new(self.library, rows, dim, keys, true).map_err(Error::wrap)?;
+        let mix = DenseProduct::new(self.library, rows, keys, dim, false).map_err(Error::wrap)?;
+        gather(&mut scratch.q, rows, [(q, part.queries.clone())]);
+        let seen = [0..part.shared, part.own.clone()];
+        gather(&mut scratch.k, keys, seen.clone().map(|range| (k, range)));
+        gather(&mut scratch.v, keys, seen.map(|range| (v, range)));
+        scratch.scores.resize(rows * keys, 0.0);
+        score.run(&scratch.q, &scratch.k, &mut scratch.scores).map_err(Error::wrap)?;
+        // Rows beyond the queries are multiplied and not looked at, so they may hold what they held.
+        scratch.weights.resize(rows * keys, bf16::ZERO);
+        scratch.sums.clear();
+        let scores = scratch.scores.chunks_exact(keys).zip(scratch.weights.chunks_exact_mut(keys));
+        for (query, (scores, weights)) in scores.take(count).enumerate() {
+            scratch.sums.push(weigh(scores, part.visible(query), self.scale, weights));
+        }
+        scratch.mixed.resize(rows * dim, 0.0);
+        mix.run(&scratch.weights, &scratch.v, &mut scratch.mixed).map_err(Error::wrap)?;
+        let mut target = block.slice_axis_mut(Axis(0), Slice::from(part.queries.clone()));
+        let mixed = scratch.mixed.chunks_exact(dim).zip(&scratch.sums);
+        for (mut target, (mixed, sum)) in target.rows_mut().into_iter().zip(mixed) {
+            let share = 1.0 / sum;
+            for (target, &value) in target.iter_mut().zip(mixed) {
+                *target = rounded(value * share);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies rows of matrices, one below the other, and fills up with zeros to so many rows.
+fn gather<const N: usize>(
+    dense: &mut Vec<bf16>,
+    rows: usize,
+    parts: [(ArrayView2<'_, bf16>, std::ops::Range<usize>); N],
+) {
+    let width = parts[0].0.ncols();
+    dense.clear();
+    for (mut matrix, range) in parts {
+        matrix.slice_axis_inplace(Axis(0), Slice::from(range));
+        for row in matrix.rows() {
+            match row.to_slice() {
+                Some(row) => dense.extend_from_slice(row),
+                None => dense.extend(row),
+            }
+        }
+    }
+    dense.resize(rows * width, bf16::ZERO);
+}
+
+/// Exponentials of the scaled scores that a query sees, less the largest, and zeros for the others. Returns their sum.
+fn weigh(scores: &[f32], visible: usize, scale: f32, weights: &mut [bf16]) -> f32 {
+    let (scores, (weights, unseen)) = (&scores[..visible], weights.split_at_mut(visible));
+    let top = largest(scores) * scale;
+    let weight = |score: f32| exp(score.mul_add(scale, -top));
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    let (wide, narrow) = weights.as_chunks_mut::<LANES>();
+    let mut lanes = [0f32; LANES];
+    for (weights, scores) in wide.iter_mut().zip(chunks) {
+        for ((lane, target), &score) in lanes.iter_mut().zip(weights).zip(scores) {
+            let value = weight(score);
+            *lane += value;
+            *target = rounded(value);
+        }
+    }
+    let mut sum = lanes.iter().sum::<f32>();
+    for (target, &score) in narrow.iter_mut().zip(rest) {
+        let value = weight(score);
+        sum += value;
+        *target = rounded(value);
+    }
+    unseen.fill(bf16::ZERO);
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+
+    use super::*;
+    use crate::{Backend, Mask, attention};
+
+    /// The backend, where this machine multiplies in bf16.
+    fn backend() -> Option<Backend> {
+        let library = Library::get().inspect_err(|missing| eprintln!("not checked: {missing}")).ok()?;
+        library.check_bf16().inspect_err(|missing| eprintln!("not checked: {missing}")).ok()?;
+        Some(Backend::OneDnn(library))
+    }
+
+    #[test]
+    fn attention_in_bf16_is_that_of_the_same_values_in_f32() -> Result<()> {
+        let Some(backend) = backend() else { return Ok(()) };
+        let sections: Vec<u32> = [vec![0; 20], vec![1; 9], vec![4; 1], vec![2; 11]].concat();
+        let sections = Tensor::from_vec(sections, (1, 41), &Device::Cpu)?;
+        for (batch, heads, kv_heads, queries, keys, dim, mask) in [
+            (2, 4, 4, 197, 197, 64, Mask::Full),
+            (3, 6, 2, 33, 33, 128, Mask::Causal),
+            (1, 4, 1, 10, 70, 80, Mask::Causal),
+            (1, 2, 2, 41, 41, 16, Mask::Sections(sections)),
+        ] {
+            let random = |heads: usize, rows: usize| {
+                Tensor::randn(0f32, 1.0, (batch, rows, heads, dim), &Device::Cpu)?
+                    .to_dtype(DType::BF16)?
+                    .transpose(1, 2)
+            };
+            let (q, k, v) = (random(heads, queries)?, random(kv_heads, keys)?, random(kv_heads, keys)?);
+            let scale = (dim as f64).powf(-0.5);
+            let narrow = attention(&q, &k, &v, scale, &mask, backend)?;
+            assert_eq!(
+                (narrow.dtype(), narrow.dims()),
+                (DType::BF16, [batch, heads, queries, dim].as_slice())
+            );
+            let wide = |narrow: &Tensor| narrow.to_dtype(DType::F32);
+            let expected = attention(&wide(&q)?, &wide(&k)?, &wide(&v)?, scale, &mask, Backend::Plain)?;
+            let error = (wide(&narrow)? - expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
+            assert!(error < 2e-2, "{mask:?}: {error}");
+        }
+        Ok(())
+    }
+}
