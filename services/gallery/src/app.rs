@@ -6,13 +6,15 @@ use thicket_discovery::{Announcement, MAX_NAMES, Member};
 use thicket_proto::v1::gallery_service_server::GalleryServiceServer;
 use thicket_runtime::{Check, Failure, Health, MAX_MESSAGE_BYTES, Probe, Role, Server, Services, Stop};
 
+use crate::backend::Backend;
 use crate::config::Config;
+use crate::embedded::Embedded;
 use crate::error::OpenError;
 use crate::gallery::Gallery;
 use crate::pool::Pool;
 use crate::rpc::Service;
 
-/// How often the writer thread is looked at.
+/// How often the writer is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Calls that a gallery is sent at a time.
@@ -50,7 +52,9 @@ impl App {
         let pool = Pool::start(config.readers, config.read_queue_limit)
             .map_err(|cause| Failure::Failed(format!("reader threads cannot start: {cause}")))?;
         let gallery = off_the_runtime("gallery-open", move || Gallery::open(&config)).await??;
-        let service = Service { gallery: Arc::new(gallery), pool: Arc::new(pool), images };
+        let pool = Arc::new(pool);
+        let backend = Arc::new(Embedded { gallery: Arc::new(gallery), pool: pool.clone() });
+        let service = Service { backend, pool, images };
         let bound = Server::bind(Role::Gallery, &role).await.map_err(Failure::from).and_then(|server| {
             let announcement = discovery.announcement(Role::Gallery, server.grpc_addr())?;
             Ok((server, announcement))
@@ -85,14 +89,14 @@ impl App {
     /// [`Failure::Failed`] where the drain limit cut calls off.
     pub async fn run(self, stop: Stop) -> Result<(), Failure> {
         let live = self.server.health().check("writer", Probe::Live);
-        let watch = tokio::spawn(watch_writer(self.service.gallery.clone(), live));
+        let watch = tokio::spawn(watch_writer(self.service.backend.clone(), live));
         let grpc = GalleryServiceServer::new(self.service.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let gallery = self.service.gallery.clone();
+        let backend = self.service.backend.clone();
         let describe = move |member: &mut Member| {
-            member.collections =
-                gallery.list().into_iter().map(|collection| collection.name).take(MAX_NAMES).collect();
+            member.collections = backend.names();
+            member.collections.truncate(MAX_NAMES);
             member.capacity = CAPACITY;
         };
         let announcer = self.announcement.map(|own| own.start(&self.server.health(), describe));
@@ -106,18 +110,18 @@ impl App {
     }
 }
 
-/// Fails the live check when the writer thread is lost: only a restart brings it back.
-async fn watch_writer(gallery: Arc<Gallery>, live: Check) {
-    while gallery.is_writable() {
+/// Fails the live check when the writer is lost: only a restart brings it back.
+async fn watch_writer(backend: Arc<dyn Backend>, live: Check) {
+    while backend.writes().is_open() {
         tokio::time::sleep(WATCH_INTERVAL).await;
     }
-    live.fail("the writer thread is gone");
+    live.fail("the writer is gone");
 }
 
 async fn close(service: Service) {
-    let closed = off_the_runtime("gallery-close", move || service.gallery.close()).await;
+    let closed = off_the_runtime("gallery-close", move || service.backend.close()).await;
     if let Err(failure) = closed {
-        tracing::error!(%failure, "the data folder was not closed in order");
+        tracing::error!(%failure, "the gallery was not closed in order");
     }
 }
 

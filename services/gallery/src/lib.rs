@@ -22,9 +22,11 @@
 //! ```
 
 mod app;
+mod backend;
 mod check;
 mod collection;
 mod config;
+mod embedded;
 mod error;
 mod facets;
 mod fault;
@@ -32,7 +34,9 @@ mod filter;
 mod gallery;
 mod images;
 mod pool;
+mod queue;
 mod record;
+mod request;
 mod rpc;
 mod store;
 mod upsert;

@@ -145,7 +145,11 @@ impl Blobs {
     ///
     /// # Errors
     /// Each item may be a [`BlobError`], after which the stream ends.
-    pub fn list(&self, prefix: &str, until: Instant) -> impl Stream<Item = Result<Entry, BlobError>> + Send + use<> {
+    pub fn list(
+        &self,
+        prefix: &str,
+        until: Instant,
+    ) -> impl Stream<Item = Result<Entry, BlobError>> + Send + use<> {
         let name = prefix.to_owned();
         let prefix = match prefix {
             "" => Ok(None),
