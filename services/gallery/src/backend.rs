@@ -30,6 +30,9 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// Names of the collections as last known, for announcing them; asks nobody.
     fn names(&self) -> Vec<String>;
 
+    /// Checks that the collections can be read now.
+    async fn available(&self, until: Deadline) -> Result<(), GalleryError>;
+
     /// Refuses new writes, finishes the queued ones and lets go of everything. Blocks.
     fn close(&self);
 }

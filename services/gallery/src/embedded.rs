@@ -45,6 +45,10 @@ impl Backend for Embedded {
         self.gallery.list().into_iter().map(|collection| collection.name).collect()
     }
 
+    async fn available(&self, _until: Deadline) -> Result<(), GalleryError> {
+        Ok(())
+    }
+
     fn close(&self) {
         self.gallery.close();
     }

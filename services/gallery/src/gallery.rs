@@ -13,6 +13,7 @@ use crate::collection::Collection;
 use crate::config::Config;
 use crate::error::{GalleryError, OpenError};
 use crate::images::ImageStore;
+use crate::moving;
 use crate::queue::WriteQueue;
 use crate::record::{CollectionRecord, ImageHash};
 use crate::store::Store;
@@ -46,8 +47,9 @@ impl Gallery {
         let failed = |cause: std::io::Error| OpenError::folder(&config.data, cause);
         std::fs::create_dir_all(&config.data).map_err(failed)?;
         // The store's lock keeps a second gallery out before anything is cleaned up.
-        let store = Store::open(&config.data, config.cache_bytes)?;
-        Self::open_with(config, store, ImageStore::open(&images)?)
+        let mut store = Store::open(&config.data, config.cache_bytes)?;
+        let images = moving::open(&mut store, &images, config.image_store.as_ref())?;
+        Self::open_with(config, store, images)
     }
 
     /// [`Self::open`] with the images elsewhere.
@@ -56,12 +58,11 @@ impl Gallery {
         mut store: Store,
         images: ImageStore,
     ) -> Result<Self, OpenError> {
-        let unreadable = |cause: GalleryError| OpenError::folder(&config.data, cause);
-        let used = store.used_images().map_err(unreadable)?;
-        let (collected, _) = images.delete_unused(&used).map_err(unreadable)?;
-        if collected > 0 {
-            tracing::info!(images = collected, "deleted images that no item uses");
+        if config.forget.is_some() {
+            store.note_what_to_forget();
         }
+        let unreadable = |cause: GalleryError| OpenError::folder(&config.data, cause);
+        collect(&mut store, &images).map_err(unreadable)?;
         let snapshots = config.data.join("snapshots");
         std::fs::create_dir_all(&snapshots).map_err(|cause| OpenError::folder(&snapshots, cause))?;
         let shared = Arc::new(Shared { collections: RwLock::default(), images, snapshots });
@@ -112,6 +113,31 @@ impl Gallery {
     pub(crate) fn read_image(&self, hash: &ImageHash) -> Result<Bytes, GalleryError> {
         self.shared.images.get(hash)
     }
+}
+
+/// Deletes images that no item uses: in a folder of our own all of them, elsewhere those that the store knows of. What else
+/// may be there, such as an image whose item a crash kept from being stored, the next compaction finds.
+fn collect(store: &mut Store, images: &ImageStore) -> Result<(), GalleryError> {
+    let collected = if images.is_own_folder() {
+        let (collected, left) = images.delete_unused(&store.used_images()?)?;
+        if left == 0 {
+            let doomed = store.doomed_images()?;
+            store.forget_doomed(&doomed)?;
+        }
+        collected
+    } else {
+        let doomed = store.doomed_images()?;
+        // One may have been stored anew since.
+        let unused = store.unused_of(doomed.iter().copied())?;
+        let left = images.delete_all(&unused);
+        let done: Vec<ImageHash> = doomed.into_iter().filter(|hash| !left.contains(hash)).collect();
+        store.forget_doomed(&done)?;
+        done.len()
+    };
+    if collected > 0 {
+        tracing::info!(images = collected, "deleted images that no item uses");
+    }
+    Ok(())
 }
 
 /// Builds the view of one collection from the store, its index from the snapshot where that is sound and current.
@@ -169,7 +195,7 @@ mod tests {
     use std::fmt;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use futures::stream::BoxStream;
+    use futures::stream::{self, BoxStream, StreamExt};
     use object_store::memory::InMemory;
     use object_store::path::Path as ObjectPath;
     use object_store::{
@@ -177,6 +203,7 @@ mod tests {
         PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
     };
 
+    use thicket_blobs::Blobs;
     use thicket_engine::Similarity;
 
     use super::*;
@@ -188,6 +215,8 @@ mod tests {
     struct FillableStore {
         inner: InMemory,
         full: AtomicBool,
+        /// Nothing is deleted.
+        sticky: AtomicBool,
     }
 
     impl fmt::Display for FillableStore {
@@ -227,6 +256,11 @@ mod tests {
             &self,
             at: BoxStream<'static, StoreResult<ObjectPath>>,
         ) -> BoxStream<'static, StoreResult<ObjectPath>> {
+            if self.sticky.load(Ordering::SeqCst) {
+                let source = Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+                return stream::once(async { Err(object_store::Error::Generic { store: "sticky", source }) })
+                    .boxed();
+            }
             self.inner.delete_stream(at)
         }
 
@@ -263,7 +297,8 @@ mod tests {
 
     fn open(config: &Config, images: &Arc<FillableStore>) -> Gallery {
         let store = Store::open(&config.data, config.cache_bytes).unwrap();
-        Gallery::open_with(config, store, ImageStore::over(images.clone()).unwrap()).unwrap()
+        Gallery::open_with(config, store, ImageStore::over(Blobs::over(images.clone(), 1 << 20)).unwrap())
+            .unwrap()
     }
 
     #[tokio::test]
@@ -288,6 +323,34 @@ mod tests {
         images.full.store(false, Ordering::SeqCst);
         put(&gallery, "refused", Some(b"two")).await.unwrap();
         assert_eq!(held.len(), 4);
+        tokio::task::spawn_blocking(move || gallery.close()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_image_that_a_crash_kept_from_being_deleted_goes_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::in_process(folder.path());
+        let images = Arc::new(FillableStore::default());
+        let open = || std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
+        let gallery = open();
+        gallery.writes().create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        put(&gallery, "a", Some(b"one")).await.unwrap();
+        put(&gallery, "b", Some(b"two")).await.unwrap();
+        images.sticky.store(true, Ordering::SeqCst);
+        let gone = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(gallery.writes().delete("lobby".to_owned(), gone).await.unwrap().items, 2);
+        // One of them is stored anew meanwhile.
+        put(&gallery, "c", Some(b"two")).await.unwrap();
+        tokio::task::spawn_blocking(move || gallery.close()).await.unwrap();
+        let stored = || images.inner.list(None).count();
+        assert_eq!(stored().await, 2);
+        images.sticky.store(false, Ordering::SeqCst);
+        let gallery = open();
+        assert_eq!(stored().await, 1);
+        let kept = std::thread::scope(|scope| {
+            scope.spawn(|| gallery.read_image(&ImageHash::of(b"two"))).join().unwrap()
+        });
+        assert_eq!(kept.unwrap(), &b"two"[..]);
         tokio::task::spawn_blocking(move || gallery.close()).await.unwrap();
     }
 

@@ -103,6 +103,24 @@ impl WriteQueue {
         }
     }
 
+    /// Some of the images about which answers are still to be forgotten.
+    pub(crate) async fn to_forget(&self, most: usize) -> Result<Vec<ImageHash>, GalleryError> {
+        let (reply, answer) = oneshot::channel();
+        match self.submit_job(Job::ToForget(most, reply), Ticket(answer))?.answer().await? {
+            Reply::ToForget(images) => Ok(images),
+            other => Err(wrong_reply(&other)),
+        }
+    }
+
+    /// Notes that all answers about some images are forgotten.
+    pub(crate) async fn forgotten(&self, images: Vec<ImageHash>) -> Result<(), GalleryError> {
+        let (reply, answer) = oneshot::channel();
+        match self.submit_job(Job::Forgotten(images, reply), Ticket(answer))?.answer().await? {
+            Reply::ToForget(_) => Ok(()),
+            other => Err(wrong_reply(&other)),
+        }
+    }
+
     /// Waits until an upsert of about `bytes` may be held in memory.
     pub(crate) async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, GalleryError> {
         // One that is larger than the whole budget waits for all of it.
