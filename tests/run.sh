@@ -11,6 +11,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . deploy/prerequisites.sh
 
 BUILD_GIB=12
+# What tests start, and what it brings: pinned, so that a green run stays green.
+MILVUS_PACKAGES=(milvus-lite==3.2.2 pymilvus==3.0.2)
+S3_PACKAGES=('moto[server]==5.2.5')
 HELM_VERSIONS=(1.25.0 1.29.0 1.32.0 1.37.0)
 TOOLS=$PWD/target/tools
 
@@ -45,8 +48,30 @@ prepare() {
     if is_installed libdnnl2; then export THICKET_TEST_ONEDNN=required; fi
     fetch_etcd
     if [ -x "$TOOLS/bin/etcd" ] || command -v etcd >/dev/null; then export THICKET_TEST_ETCD=required; fi
+    fetch_python_server milvus milvus_lite "${MILVUS_PACKAGES[@]}"
+    if [ -x "$TOOLS/milvus/bin/python" ]; then export THICKET_TEST_MILVUS=$TOOLS/milvus/bin/python; fi
+    fetch_python_server s3 moto.server "${S3_PACKAGES[@]}"
+    if [ -x "$TOOLS/s3/bin/moto_server" ]; then export THICKET_TEST_S3=required; fi
     require_rust
     fetch_crates
+}
+
+# fetch_python_server NAME MODULE PACKAGE...: installs a server that tests start, into target/tools/NAME.
+fetch_python_server() {
+    local folder=$TOOLS/$1 module=$2
+    if [ -x "$folder/bin/python" ] && "$folder/bin/python" -c "import $module" 2>/dev/null; then return 0; fi
+    rm -rf "$folder"
+    if ! command -v python3 >/dev/null || ! python3 -m venv "$folder" >/dev/null 2>&1; then
+        say "Python cannot make an environment here (python3-venv): the tests that start $1 check nothing"
+        rm -rf "$folder"
+        return 0
+    fi
+    say "installing ${*:3} into target/tools/$1"
+    if ! "$folder/bin/python" -m pip -q install --disable-pip-version-check "${@:3}" >"$folder/log" 2>&1; then
+        tail -n 20 "$folder/log" >&2
+        say "${*:3} could not be installed: the tests that start $1 check nothing"
+        rm -rf "$folder"
+    fi
 }
 
 # The tests of discovery start etcd. The program alone is taken from its package, because the package would start a service.
@@ -151,7 +176,7 @@ check_chart() {
 }
 
 step "prerequisites" prepare
-PATH="$TOOLS/bin:$PATH"
+PATH="$TOOLS/bin:$PATH:$TOOLS/s3/bin"
 step "scripts" check_scripts
 step "format" cargo fmt --all --check
 if command -v npm >/dev/null; then

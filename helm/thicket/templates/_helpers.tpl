@@ -194,7 +194,7 @@ env:
     value: k8s.namespace.name={{ $root.Release.Namespace }},k8s.pod.name=$(POD_NAME),k8s.node.name=$(NODE_NAME)
 {{- end -}}
 
-{{/* Volumes of every pod. The tokens are one file; only the coordinator gets the token it calls with. */}}
+{{/* Volumes of every pod. The tokens are one file; only who calls other roles gets the token to do so with. */}}
 {{- define "thicket.volumes" -}}
 - name: tmp
   emptyDir: {}
@@ -204,7 +204,7 @@ env:
     items:
       - key: tokens.json
         path: tokens.json
-      {{- if eq .role "coordinator" }}
+      {{- if or (eq .role "coordinator") (and (eq .role "gallery") .root.Values.gallery.forgetAnswers) }}
       - key: token
         path: token
       {{- end }}

@@ -2,18 +2,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use thicket_discovery::{Announcement, MAX_NAMES, Member};
+use thicket_blobs::Blobs;
+use thicket_discovery::{Address, Announcement, MAX_NAMES, Member};
 use thicket_proto::v1::gallery_service_server::GalleryServiceServer;
-use thicket_runtime::{Check, Failure, Health, MAX_MESSAGE_BYTES, Probe, Role, Server, Services, Stop};
+use thicket_runtime::{
+    Check, Deadline, Failure, Health, MAX_MESSAGE_BYTES, Probe, Role, Server, Services, Stop,
+};
 
-use crate::config::Config;
+use crate::backend::Backend;
+use crate::config::{BackendConfig, Config, ImagesConfig};
+use crate::embedded::Embedded;
 use crate::error::OpenError;
+use crate::forget::{Answers, ForgetConfig, Forgetter};
 use crate::gallery::Gallery;
+use crate::milvus::{Milvus, WriteOptions};
 use crate::pool::Pool;
 use crate::rpc::Service;
 
-/// How often the writer thread is looked at.
+/// How often the writer is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long what keeps the collections may take to say that it is there.
+const AVAILABLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Calls that a gallery is sent at a time.
 const CAPACITY: u32 = 256;
@@ -24,6 +34,7 @@ pub struct App {
     server: Server,
     announcement: Option<Announcement>,
     service: Service,
+    forget: Option<ForgetConfig>,
 }
 
 impl From<OpenError> for Failure {
@@ -46,17 +57,18 @@ impl App {
     pub async fn build(config: Config) -> Result<Self, Failure> {
         config.validate()?;
         let (role, discovery) = (config.role.clone(), config.discovery.clone());
-        let images = config.images;
+        let (images, forget) = (config.images, config.forget.clone());
         let pool = Pool::start(config.readers, config.read_queue_limit)
             .map_err(|cause| Failure::Failed(format!("reader threads cannot start: {cause}")))?;
-        let gallery = off_the_runtime("gallery-open", move || Gallery::open(&config)).await??;
-        let service = Service { gallery: Arc::new(gallery), pool: Arc::new(pool), images };
+        let pool = Arc::new(pool);
+        let backend = open(config, pool.clone()).await?;
+        let service = Service { backend, pool, images };
         let bound = Server::bind(Role::Gallery, &role).await.map_err(Failure::from).and_then(|server| {
             let announcement = discovery.announcement(Role::Gallery, server.grpc_addr())?;
             Ok((server, announcement))
         });
         match bound {
-            Ok((server, announcement)) => Ok(Self { server, announcement, service }),
+            Ok((server, announcement)) => Ok(Self { server, announcement, service, forget }),
             Err(failure) => {
                 close(service).await;
                 Err(failure)
@@ -79,25 +91,41 @@ impl App {
         self.server.health()
     }
 
+    /// Has answer services at these addresses forget, where [`Config::forget`] is set: for those that are started after the
+    /// gallery.
+    #[must_use]
+    pub fn with_answers(mut self, addresses: Vec<Address>) -> Self {
+        if let Some(forget) = &mut self.forget {
+            forget.answers = Answers::At(addresses);
+        }
+        self
+    }
+
     /// Serves until `stop`, drains, finishes what is queued, saves snapshots and gives the data folder free.
     ///
     /// # Errors
     /// [`Failure::Failed`] where the drain limit cut calls off.
     pub async fn run(self, stop: Stop) -> Result<(), Failure> {
         let live = self.server.health().check("writer", Probe::Live);
-        let watch = tokio::spawn(watch_writer(self.service.gallery.clone(), live));
+        let ready = self.server.health().check("backend", Probe::Ready);
+        let watch = tokio::spawn(watch(self.service.backend.clone(), live, ready));
         let grpc = GalleryServiceServer::new(self.service.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let gallery = self.service.gallery.clone();
+        let backend = self.service.backend.clone();
         let describe = move |member: &mut Member| {
-            member.collections =
-                gallery.list().into_iter().map(|collection| collection.name).take(MAX_NAMES).collect();
+            member.collections = backend.names();
+            member.collections.truncate(MAX_NAMES);
             member.capacity = CAPACITY;
         };
+        let forgetter = self.forget.map(|config| Forgetter::new(self.service.backend.clone(), config));
+        let forgetter = forgetter.transpose()?.map(|forgetter| tokio::spawn(forgetter.run()));
         let announcer = self.announcement.map(|own| own.start(&self.server.health(), describe));
         let drained = self.server.serve(Services::new().with(grpc), stop.requested()).await;
         watch.abort();
+        if let Some(forgetter) = forgetter {
+            forgetter.abort();
+        }
         if let Some(announcer) = announcer {
             announcer.close().await;
         }
@@ -106,18 +134,41 @@ impl App {
     }
 }
 
-/// Fails the live check when the writer thread is lost: only a restart brings it back.
-async fn watch_writer(gallery: Arc<Gallery>, live: Check) {
-    while gallery.is_writable() {
+/// Opens what keeps the collections.
+async fn open(config: Config, pool: Arc<Pool>) -> Result<Arc<dyn Backend>, Failure> {
+    let BackendConfig::Milvus(milvus) = config.backend.clone() else {
+        let gallery = off_the_runtime("gallery-open", move || Gallery::open(&config)).await??;
+        return Ok(Arc::new(Embedded { gallery: Arc::new(gallery), pool }));
+    };
+    let ImagesConfig { url, settings } =
+        config.image_store.ok_or_else(|| OpenError::missing("images", "milvus keeps no images"))?;
+    let blobs = Blobs::open(&url, settings).map_err(OpenError::from)?;
+    let options = WriteOptions {
+        queue: config.queue_limit,
+        bytes: config.upsert_bytes,
+        batch: config.batch_limit,
+        forgets: config.forget.is_some(),
+    };
+    Ok(Arc::new(Milvus::start(milvus, blobs, pool, options).await?))
+}
+
+/// Fails the live check when the writer is lost, which only a restart brings back, and the ready check while the collections
+/// cannot be read.
+async fn watch(backend: Arc<dyn Backend>, live: Check, ready: Check) {
+    while backend.writes().is_open() {
+        match backend.available(Deadline::after(AVAILABLE_LIMIT)).await {
+            Ok(()) => ready.pass(),
+            Err(error) => ready.fail(error.to_string()),
+        }
         tokio::time::sleep(WATCH_INTERVAL).await;
     }
-    live.fail("the writer thread is gone");
+    live.fail("the writer is gone");
 }
 
 async fn close(service: Service) {
-    let closed = off_the_runtime("gallery-close", move || service.gallery.close()).await;
+    let closed = off_the_runtime("gallery-close", move || service.backend.close()).await;
     if let Err(failure) = closed {
-        tracing::error!(%failure, "the data folder was not closed in order");
+        tracing::error!(%failure, "the gallery was not closed in order");
     }
 }
 

@@ -1,12 +1,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use thicket_discovery::DiscoveryArgs;
+use thicket_discovery::{Address, DiscoveryArgs};
 use thicket_imaging::Limits;
 use thicket_runtime::{Role, RoleArgs, RoleConfig, parse_duration};
 use thicket_telemetry::TelemetryArgs;
 
 use crate::error::OpenError;
+use crate::forget::{Answers, ForgetConfig};
+use crate::milvus::{DEFAULT_GRACE, MilvusConfig};
 
 /// Folder of the data where none is given.
 pub const DEFAULT_DATA: &str = "thicket-data/gallery";
@@ -45,6 +47,9 @@ pub struct Args {
     /// What the gallery alone has
     #[command(flatten)]
     pub gallery: GalleryArgs,
+    /// What of it is elsewhere
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 /// Flags of the gallery, for `#[command(flatten)]`.
@@ -78,11 +83,136 @@ pub struct GalleryArgs {
     pub gallery_compact_after: Option<Duration>,
 }
 
+/// What keeps the collections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BackendKind {
+    /// This process, on its own disk
+    Embedded,
+    /// A Milvus cluster; this process keeps nothing
+    Milvus,
+}
+
+/// How Milvus indexes the vectors of a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum MilvusIndex {
+    /// Every vector is compared: exact
+    Flat,
+    /// A graph of neighbours: faster in large collections, and it may leave some out
+    Hnsw,
+}
+
+/// Flags of the gallery for what is not on this machine, for `#[command(flatten)]`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Gallery beyond one machine")]
+pub struct PlaceArgs {
+    /// What keeps the collections
+    #[arg(long, env = "THICKET_GALLERY_BACKEND", value_name = "KIND", value_enum, default_value_t = BackendKind::Embedded)]
+    pub backend: BackendKind,
+    /// Where the images are: file:///folder or s3://bucket/prefix, for the gallery alone. Endpoint and credentials of S3
+    /// come from the usual AWS_ variables [default: a folder in the data folder; needed with --backend milvus]
+    #[arg(long, env = "THICKET_GALLERY_IMAGES", value_name = "URL")]
+    pub images: Option<String>,
+    /// Address of Milvus: http://host:port or https://host:port
+    #[arg(long, env = "THICKET_MILVUS", value_name = "URL")]
+    pub milvus: Option<String>,
+    /// user:password or API key for Milvus
+    #[arg(long, env = "THICKET_MILVUS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub milvus_token: Option<String>,
+    /// Certificates in PEM that are trusted for Milvus [default: those of the system]
+    #[arg(long, env = "THICKET_MILVUS_CA", value_name = "FILE")]
+    pub milvus_ca: Option<PathBuf>,
+    /// Database in Milvus, which has to exist [default: the default one]
+    #[arg(long, env = "THICKET_MILVUS_DATABASE", value_name = "NAME")]
+    pub milvus_database: Option<String>,
+    /// Answer services, as in `http://answer-0:7703,http://answer-1:7703`, that are to forget what they keep of an image when
+    /// its last item goes; every address of a host name is one
+    #[arg(long, env = "THICKET_GALLERY_FORGET_AT", value_name = "URL", value_delimiter = ',')]
+    pub forget_at: Vec<Address>,
+    /// The same for all answer services that are registered in etcd
+    #[arg(long, env = "THICKET_GALLERY_FORGET_REGISTERED", requires = "etcd", conflicts_with = "forget_at")]
+    pub forget_registered: bool,
+    /// File with the bearer token that the answer services want
+    #[arg(long, env = "THICKET_GALLERY_FORGET_TOKEN_FILE", value_name = "FILE")]
+    pub forget_token_file: Option<PathBuf>,
+    /// How Milvus indexes new collections; the same for every gallery of a cluster
+    #[arg(long, env = "THICKET_MILVUS_INDEX", value_name = "KIND", value_enum, default_value_t = MilvusIndex::Flat)]
+    pub milvus_index: MilvusIndex,
+}
+
+impl PlaceArgs {
+    /// What keeps the collections. An address that is missing is found by [`Config::validate`].
+    fn backend(&self) -> BackendConfig {
+        match self.backend {
+            BackendKind::Embedded => BackendConfig::Embedded,
+            BackendKind::Milvus => BackendConfig::Milvus(MilvusConfig {
+                milvus: thicket_milvus::Settings {
+                    url: self.milvus.clone().unwrap_or_default(),
+                    token: self.milvus_token.clone(),
+                    ca: self.milvus_ca.clone(),
+                    database: self.milvus_database.clone().unwrap_or_default(),
+                },
+                index: match self.milvus_index {
+                    MilvusIndex::Flat => thicket_milvus::Index::Flat,
+                    MilvusIndex::Hnsw => thicket_milvus::Index::Hnsw,
+                },
+                grace: DEFAULT_GRACE,
+            }),
+        }
+    }
+
+    /// Who is to forget; `None` for nobody.
+    fn forget(&self, discovery: &DiscoveryArgs) -> Result<Option<ForgetConfig>, OpenError> {
+        let answers = match discovery.etcd() {
+            _ if !self.forget_at.is_empty() => Answers::At(self.forget_at.clone()),
+            Ok(Some(etcd)) if self.forget_registered => Answers::Registered(Box::new(etcd)),
+            Err(error) if self.forget_registered => {
+                return Err(OpenError::Setting { setting: "etcd", reason: error.to_string() });
+            }
+            _ => return Ok(None),
+        };
+        let token = self.forget_token_file.as_ref().map(|file| {
+            let read = std::fs::read_to_string(file);
+            read.map(|token| token.trim().to_owned()).map_err(|cause| OpenError::Setting {
+                setting: "forget-token-file",
+                reason: format!("{}: {cause}", file.display()),
+            })
+        });
+        Ok(Some(ForgetConfig { answers, token: token.transpose()? }))
+    }
+
+    /// Where the images are; `None` for a folder in the data folder.
+    fn images(&self) -> Option<ImagesConfig> {
+        let url = self.images.clone()?;
+        Some(ImagesConfig { url, settings: thicket_blobs::Settings::from_env() })
+    }
+}
+
+/// What keeps the collections, with its settings.
+#[derive(Debug, Clone)]
+pub enum BackendConfig {
+    /// This process, in [`Config::data`].
+    Embedded,
+    /// A Milvus cluster.
+    Milvus(MilvusConfig),
+}
+
+/// Where images are.
+#[derive(Debug, Clone)]
+pub struct ImagesConfig {
+    /// `file:///folder` or `s3://bucket/prefix`.
+    pub url: String,
+    /// What it needs beside that.
+    pub settings: thicket_blobs::Settings,
+}
+
 impl Args {
     /// The settings, not yet validated.
-    pub fn config(&self) -> Config {
+    ///
+    /// # Errors
+    /// [`OpenError::Setting`] for a file of a token that cannot be read, or settings of etcd that do not do.
+    pub fn config(&self) -> Result<Config, OpenError> {
         let gallery = &self.gallery;
-        Config {
+        Ok(Config {
             role: self.role.config(Role::Gallery),
             discovery: self.discovery.clone(),
             data: gallery.data.clone(),
@@ -94,7 +224,10 @@ impl Args {
             cache_bytes: gallery.gallery_cache_mib.saturating_mul(1 << 20),
             compact_after: gallery.gallery_compact_after.unwrap_or(DEFAULT_COMPACT_AFTER),
             images: Limits::default(),
-        }
+            backend: self.place.backend(),
+            image_store: self.place.images(),
+            forget: self.place.forget(&self.discovery)?,
+        })
     }
 }
 
@@ -124,6 +257,12 @@ pub struct Config {
     pub compact_after: Duration,
     /// Bounds on an item's image.
     pub images: Limits,
+    /// What keeps the collections. Default: this process.
+    pub backend: BackendConfig,
+    /// Where the images are; `None` for a folder in [`Self::data`], which is the default.
+    pub image_store: Option<ImagesConfig>,
+    /// Who is to forget what it keeps of an image when its last item goes. Default: nobody.
+    pub forget: Option<ForgetConfig>,
 }
 
 impl Config {
@@ -141,6 +280,9 @@ impl Config {
             cache_bytes: DEFAULT_CACHE_MIB << 20,
             compact_after: DEFAULT_COMPACT_AFTER,
             images: Limits::default(),
+            backend: BackendConfig::Embedded,
+            image_store: None,
+            forget: None,
         }
     }
 
@@ -167,6 +309,14 @@ impl Config {
                 });
             }
         }
+        if let BackendConfig::Milvus(milvus) = &self.backend {
+            if milvus.milvus.url.is_empty() {
+                return Err(OpenError::missing("milvus", "--backend milvus needs the address of Milvus"));
+            }
+            if self.image_store.is_none() {
+                return Err(OpenError::missing("images", "--backend milvus needs a place for the images"));
+            }
+        }
         Ok(())
     }
 }
@@ -191,6 +341,21 @@ mod tests {
             let variable = arg.get_env().unwrap_or_else(|| panic!("{} has none", arg.get_id()));
             assert!(variable.to_string_lossy().starts_with("THICKET_"), "{variable:?}");
         }
+    }
+
+    #[test]
+    fn milvus_needs_an_address_and_a_place_for_images() {
+        let parse = |flags: &[&str]| {
+            let args = ["thicket-gallery"].iter().chain(flags);
+            <Args as clap::Parser>::try_parse_from(args).unwrap().config().unwrap().validate()
+        };
+        let setting = |flags: &[&str]| match parse(flags) {
+            Err(OpenError::Setting { setting, .. }) => setting,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(setting(&["--backend", "milvus", "--images", "s3://b"]), "milvus");
+        assert_eq!(setting(&["--backend", "milvus", "--milvus", "http://m:19530"]), "images");
+        parse(&["--backend", "milvus", "--milvus", "http://m:19530", "--images", "s3://b"]).unwrap();
     }
 
     #[test]

@@ -1,6 +1,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use thicket_blobs::BlobError;
+
 /// Why the gallery did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum GalleryError {
@@ -80,6 +82,21 @@ pub enum GalleryError {
         /// What was found.
         reason: &'static str,
     },
+    /// What keeps the collections or the images is away; worth trying again.
+    #[error("{reason}")]
+    Unavailable {
+        /// Who, and what it said.
+        reason: String,
+    },
+    /// What keeps the collections or the images takes no more for now.
+    #[error("{reason}")]
+    Busy {
+        /// Who, and what it said.
+        reason: String,
+    },
+    /// The time budget is spent. A write may have been done or not.
+    #[error("the time budget is spent")]
+    TimedOut,
     /// The gallery is stopping.
     #[error("the gallery is stopping")]
     Stopping,
@@ -104,6 +121,16 @@ impl GalleryError {
 
     pub(crate) fn internal(operation: &'static str, cause: impl std::fmt::Display) -> Self {
         Self::Internal { operation, reason: cause.to_string() }
+    }
+
+    /// Sorts a failure of the object store by its cause.
+    pub(crate) fn from_blob(operation: &'static str, error: BlobError) -> Self {
+        match error {
+            BlobError::Full { .. } => Self::DiskFull { operation },
+            BlobError::TimedOut { .. } => Self::TimedOut,
+            BlobError::Unavailable { .. } => Self::Unavailable { reason: error.to_string() },
+            error => Self::internal(operation, error),
+        }
     }
 
     /// Sorts a failed write by its cause: a full disk is the caller's to know, the rest is ours.
@@ -142,6 +169,12 @@ pub enum OpenError {
         /// The folder.
         folder: PathBuf,
     },
+    /// Another gallery keeps its images there.
+    #[error("the images at {url} belong to another gallery: give each a place of its own")]
+    ImagesInUse {
+        /// The place.
+        url: String,
+    },
     /// The folder was written by a newer version.
     #[error("data folder {folder} has format {found}, this version reads format {expected}")]
     Format {
@@ -160,6 +193,12 @@ pub enum OpenError {
         /// The range and the actual value.
         reason: String,
     },
+    /// What keeps the collections or the images cannot be reached.
+    #[error("the gallery cannot start: {reason}")]
+    Backend {
+        /// The cause.
+        reason: String,
+    },
     /// The folder cannot be created, read or written.
     #[error("cannot open data folder {folder}: {reason}")]
     Folder {
@@ -170,10 +209,25 @@ pub enum OpenError {
     },
 }
 
+impl From<thicket_blobs::OpenError> for OpenError {
+    fn from(error: thicket_blobs::OpenError) -> Self {
+        match error {
+            thicket_blobs::OpenError::Url { .. } => {
+                Self::Setting { setting: "images", reason: error.to_string() }
+            }
+            error => Self::Backend { reason: error.to_string() },
+        }
+    }
+}
+
 impl OpenError {
     /// True for what the operator must change: another folder, another setting.
     pub fn is_configuration(&self) -> bool {
-        !matches!(self, Self::Folder { .. })
+        !matches!(self, Self::Folder { .. } | Self::Backend { .. })
+    }
+
+    pub(crate) fn missing(setting: &'static str, reason: &str) -> Self {
+        Self::Setting { setting, reason: reason.to_owned() }
     }
 
     pub(crate) fn folder(folder: &std::path::Path, cause: impl std::fmt::Display) -> Self {

@@ -37,6 +37,28 @@ pub(crate) struct Facets {
     by_time: BTreeSet<(i64, u64)>,
 }
 
+/// What filters ask about one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Marks<'a> {
+    pub(crate) camera: Option<&'a str>,
+    /// Time of capture, milliseconds since 1970-01-01 UTC.
+    pub(crate) captured: Option<i64>,
+    /// As they are written: one may be there twice.
+    pub(crate) tags: Vec<&'a str>,
+}
+
+impl<'a> Marks<'a> {
+    /// Reads an item's metadata.
+    pub(crate) fn of(metadata: &'a Metadata) -> Self {
+        Self {
+            camera: metadata.get(CAMERA).map(String::as_str),
+            // An item from before times were checked may have one that is none.
+            captured: metadata.get(CAPTURED_AT).and_then(|time| unix_ms(time)),
+            tags: tags(metadata).collect(),
+        }
+    }
+}
+
 /// One part of a filter, with the sets that it names.
 enum Condition<'a> {
     InOneOf(Vec<&'a BTreeSet<u64>>),

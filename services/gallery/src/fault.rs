@@ -9,6 +9,8 @@ use crate::error::GalleryError;
 
 /// Pause that a full queue asks for.
 const QUEUE_PAUSE: Duration = Duration::from_millis(100);
+/// Pause that is asked for while another program that keeps the collections or the images is away.
+const BACKEND_PAUSE: Duration = Duration::from_secs(1);
 
 impl From<GalleryError> for Fault {
     fn from(error: GalleryError) -> Self {
@@ -29,6 +31,11 @@ impl From<GalleryError> for Fault {
                 tracing::error!(error = message, "stored data is lost");
                 Self::DataLoss { message }
             }
+            GalleryError::Unavailable { .. } => {
+                Self::unavailable("BACKEND_UNAVAILABLE", message, BACKEND_PAUSE)
+            }
+            GalleryError::Busy { .. } => Self::exhausted("BACKEND_BUSY", message, BACKEND_PAUSE),
+            GalleryError::TimedOut => Self::DeadlineExceeded,
             GalleryError::Stopping => Self::unavailable("DRAINING", message, Duration::ZERO),
             GalleryError::Internal { .. } => Self::internal(message),
         }

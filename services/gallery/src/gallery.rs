@@ -2,40 +2,31 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use opentelemetry::KeyValue;
 use parking_lot::{Mutex, RwLock};
-use thicket_engine::{Similarity, VectorIndex};
+use thicket_engine::VectorIndex;
 use thicket_index::{FaissIndex, SnapshotError};
 use thicket_proto::v1;
-use thicket_telemetry::{instruments, names};
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::collection::Collection;
 use crate::config::Config;
 use crate::error::{GalleryError, OpenError};
 use crate::images::ImageStore;
-use crate::record::{CollectionRecord, ImageHash, Version};
+use crate::moving;
+use crate::queue::WriteQueue;
+use crate::record::{CollectionRecord, ImageHash};
 use crate::store::Store;
-use crate::write::{Put, Write};
-use crate::writer::{Deleted, Job, Reply, WriteJob, Writer};
+use crate::writer::Writer;
 
 /// The collections of one data folder.
 ///
 /// One thread writes: it takes what is queued, stores images, commits one transaction and only then answers. Readers
-/// look at the collections in memory. All methods but the `async` ones block and belong on a thread of their own.
+/// look at the collections in memory. All methods block and belong on a thread of their own.
 #[derive(Debug)]
 pub(crate) struct Gallery {
     shared: Arc<Shared>,
-    /// `None` once the gallery is closed.
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
-    queue_limit: usize,
-    /// Bounds the bytes of queued upserts, in KiB.
-    bytes_in_flight: Arc<Semaphore>,
-    budget_kib: u32,
+    writes: WriteQueue,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -56,8 +47,9 @@ impl Gallery {
         let failed = |cause: std::io::Error| OpenError::folder(&config.data, cause);
         std::fs::create_dir_all(&config.data).map_err(failed)?;
         // The store's lock keeps a second gallery out before anything is cleaned up.
-        let store = Store::open(&config.data, config.cache_bytes)?;
-        Self::open_with(config, store, ImageStore::open(&images)?)
+        let mut store = Store::open(&config.data, config.cache_bytes)?;
+        let images = moving::open(&mut store, &images, config.image_store.as_ref())?;
+        Self::open_with(config, store, images)
     }
 
     /// [`Self::open`] with the images elsewhere.
@@ -66,18 +58,16 @@ impl Gallery {
         mut store: Store,
         images: ImageStore,
     ) -> Result<Self, OpenError> {
-        let unreadable = |cause: GalleryError| OpenError::folder(&config.data, cause);
-        let used = store.used_images().map_err(unreadable)?;
-        let (collected, _) = images.delete_unused(&used).map_err(unreadable)?;
-        if collected > 0 {
-            tracing::info!(images = collected, "deleted images that no item uses");
+        if config.forget.is_some() {
+            store.note_what_to_forget();
         }
+        let unreadable = |cause: GalleryError| OpenError::folder(&config.data, cause);
+        collect(&mut store, &images).map_err(unreadable)?;
         let snapshots = config.data.join("snapshots");
         std::fs::create_dir_all(&snapshots).map_err(|cause| OpenError::folder(&snapshots, cause))?;
         let shared = Arc::new(Shared { collections: RwLock::default(), images, snapshots });
 
-        let budget_kib = u32::try_from(config.upsert_bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
-        let (jobs, queue) = mpsc::channel(config.queue_limit);
+        let (writes, queue) = WriteQueue::new(config.queue_limit, config.upsert_bytes);
         let mut writer = Writer::new(shared.clone(), store, queue, config.batch_limit, config.compact_after)
             .map_err(|cause| OpenError::folder(&config.data, cause))?;
         writer.load_all().map_err(unreadable)?;
@@ -87,19 +77,12 @@ impl Gallery {
             .name("gallery-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(|cause| OpenError::folder(&config.data, cause))?;
-        Ok(Self {
-            shared,
-            jobs: Mutex::new(Some(jobs)),
-            queue_limit: config.queue_limit,
-            bytes_in_flight: Arc::new(Semaphore::new(budget_kib as usize)),
-            budget_kib,
-            writer: Mutex::new(Some(thread)),
-        })
+        Ok(Self { shared, writes, writer: Mutex::new(Some(thread)) })
     }
 
     /// Refuses new writes, finishes the queued ones, saves snapshots, and gives the data folder free. Blocks.
     pub(crate) fn close(&self) {
-        self.jobs.lock().take();
+        self.writes.close();
         if let Some(writer) = self.writer.lock().take()
             && writer.join().is_err()
         {
@@ -107,9 +90,9 @@ impl Gallery {
         }
     }
 
-    /// False once the writer is gone, in an orderly way or not.
-    pub(crate) fn is_writable(&self) -> bool {
-        self.jobs.lock().as_ref().is_some_and(|jobs| !jobs.is_closed())
+    /// The way in for writes.
+    pub(crate) fn writes(&self) -> &WriteQueue {
+        &self.writes
     }
 
     /// The collection of that name.
@@ -130,129 +113,31 @@ impl Gallery {
     pub(crate) fn read_image(&self, hash: &ImageHash) -> Result<Bytes, GalleryError> {
         self.shared.images.get(hash)
     }
-
-    /// Creates a collection.
-    pub(crate) async fn create(
-        &self,
-        name: String,
-        model_fingerprint: String,
-        dimension: usize,
-        similarity: Similarity,
-    ) -> Result<v1::Collection, GalleryError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let record = CollectionRecord {
-            number: 0,
-            model_fingerprint,
-            dimension,
-            similarity: similarity.into(),
-            created_unix_ms: now.as_millis() as i64,
-            next_sequence: 0,
-            items: 0,
-            version: Version::default(),
-        };
-        match self.submit(Write::Create { name, record })?.answer().await? {
-            Reply::Created(collection) => Ok(collection),
-            other => Err(wrong_reply(&other)),
-        }
-    }
-
-    /// Deletes a collection, or where `most` is given that many of its items at most, oldest first, and the collection when
-    /// none is left. Returns what went, and whether there is still a collection.
-    pub(crate) async fn drop_collection(
-        &self,
-        name: String,
-        most: Option<usize>,
-    ) -> Result<(Deleted, bool), GalleryError> {
-        match self.submit(Write::Drop { name, most })?.answer().await? {
-            Reply::Dropped { deleted, remains } => Ok((deleted, remains)),
-            other => Err(wrong_reply(&other)),
-        }
-    }
-
-    /// Deletes items.
-    pub(crate) async fn delete(&self, collection: String, ids: Vec<String>) -> Result<Deleted, GalleryError> {
-        match self.submit(Write::Delete { collection, ids })?.answer().await? {
-            Reply::Deleted(deleted) => Ok(deleted),
-            other => Err(wrong_reply(&other)),
-        }
-    }
-
-    /// Takes what was deleted or replaced out of every file. Returns the size of the store's file in bytes, before and
-    /// after.
-    pub(crate) async fn compact(&self) -> Result<(u64, u64), GalleryError> {
-        let (reply, answer) = oneshot::channel();
-        match self.submit_job(Job::Compact(reply), Ticket(answer))?.answer().await? {
-            Reply::Compacted(before, after) => Ok((before, after)),
-            other => Err(wrong_reply(&other)),
-        }
-    }
-
-    /// Waits until an upsert of about `bytes` may be held in memory.
-    pub(crate) async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, GalleryError> {
-        // One that is larger than the whole budget waits for all of it.
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.budget_kib);
-        self.bytes_in_flight.clone().acquire_many_owned(kib).await.map_err(|_| GalleryError::Stopping)
-    }
-
-    /// Queues an upsert, waiting for a place in the queue; the order of calls is the order of the writes.
-    pub(crate) async fn put(
-        &self,
-        put: Put,
-        image: Option<(ImageHash, Bytes)>,
-        reserved: OwnedSemaphorePermit,
-    ) -> Result<Ticket, GalleryError> {
-        let jobs = self.jobs.lock().clone().ok_or(GalleryError::Stopping)?;
-        let (job, ticket) = job(Write::Put(put), image, Some(reserved));
-        jobs.send(job).await.map_err(|_| GalleryError::Stopping)?;
-        Ok(ticket)
-    }
-
-    fn submit(&self, write: Write) -> Result<Ticket, GalleryError> {
-        let (job, ticket) = job(write, None, None);
-        self.submit_job(job, ticket)
-    }
-
-    fn submit_job(&self, job: Job, ticket: Ticket) -> Result<Ticket, GalleryError> {
-        match self.jobs.lock().as_ref().ok_or(GalleryError::Stopping)?.try_send(job) {
-            Ok(()) => Ok(ticket),
-            Err(TrySendError::Full(_)) => {
-                instruments().admission_rejected.add(1, &[KeyValue::new(names::REASON, "QUEUE_FULL")]);
-                Err(GalleryError::QueueFull { queue: "write", limit: self.queue_limit })
-            }
-            Err(TrySendError::Closed(_)) => Err(GalleryError::Stopping),
-        }
-    }
 }
 
-/// A queued write.
-#[derive(Debug)]
-pub(crate) struct Ticket(oneshot::Receiver<Result<Reply, GalleryError>>);
-
-impl Ticket {
-    async fn answer(self) -> Result<Reply, GalleryError> {
-        self.0.await.unwrap_or(Err(GalleryError::Stopping))
-    }
-
-    /// The item as stored, and the image that it had before, where no item uses that any more; it is durable then.
-    pub(crate) async fn stored(self) -> Result<(v1::Item, Option<ImageHash>), GalleryError> {
-        match self.answer().await? {
-            Reply::Stored(item, unused) => Ok((item, unused)),
-            other => Err(wrong_reply(&other)),
+/// Deletes images that no item uses: in a folder of our own all of them, elsewhere those that the store knows of. What else
+/// may be there, such as an image whose item a crash kept from being stored, the next compaction finds.
+fn collect(store: &mut Store, images: &ImageStore) -> Result<(), GalleryError> {
+    let collected = if images.is_own_folder() {
+        let (collected, left) = images.delete_unused(&store.used_images()?)?;
+        if left == 0 {
+            let doomed = store.doomed_images()?;
+            store.forget_doomed(&doomed)?;
         }
+        collected
+    } else {
+        let doomed = store.doomed_images()?;
+        // One may have been stored anew since.
+        let unused = store.unused_of(doomed.iter().copied())?;
+        let left = images.delete_all(&unused);
+        let done: Vec<ImageHash> = doomed.into_iter().filter(|hash| !left.contains(hash)).collect();
+        store.forget_doomed(&done)?;
+        done.len()
+    };
+    if collected > 0 {
+        tracing::info!(images = collected, "deleted images that no item uses");
     }
-}
-
-fn job(
-    write: Write,
-    image: Option<(ImageHash, Bytes)>,
-    reserved: Option<OwnedSemaphorePermit>,
-) -> (Job, Ticket) {
-    let (reply, answer) = oneshot::channel();
-    (Job::Write(Box::new(WriteJob { write, image, reply, _reserved: reserved })), Ticket(answer))
-}
-
-fn wrong_reply(reply: &Reply) -> GalleryError {
-    GalleryError::internal("writing", format!("a reply of another kind: {reply:?}"))
+    Ok(())
 }
 
 /// Builds the view of one collection from the store, its index from the snapshot where that is sound and current.
@@ -310,7 +195,7 @@ mod tests {
     use std::fmt;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use futures::stream::BoxStream;
+    use futures::stream::{self, BoxStream, StreamExt};
     use object_store::memory::InMemory;
     use object_store::path::Path as ObjectPath;
     use object_store::{
@@ -318,14 +203,20 @@ mod tests {
         PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
     };
 
+    use thicket_blobs::Blobs;
+    use thicket_engine::Similarity;
+
     use super::*;
     use crate::record::{ImageFormat, ImageRef, ItemRecord};
+    use crate::write::Put;
 
     /// An object store on a disk that can be full.
     #[derive(Debug, Default)]
     struct FillableStore {
         inner: InMemory,
         full: AtomicBool,
+        /// Nothing is deleted.
+        sticky: AtomicBool,
     }
 
     impl fmt::Display for FillableStore {
@@ -365,6 +256,11 @@ mod tests {
             &self,
             at: BoxStream<'static, StoreResult<ObjectPath>>,
         ) -> BoxStream<'static, StoreResult<ObjectPath>> {
+            if self.sticky.load(Ordering::SeqCst) {
+                let source = Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+                return stream::once(async { Err(object_store::Error::Generic { store: "sticky", source }) })
+                    .boxed();
+            }
             self.inner.delete_stream(at)
         }
 
@@ -395,13 +291,14 @@ mod tests {
             vector: vec![1.0, 0.0],
             item: ItemRecord { id: id.to_owned(), image: reference, metadata: BTreeMap::new() },
         };
-        let reserved = gallery.reserve(100).await.unwrap();
-        gallery.put(put, image, reserved).await.unwrap().stored().await.map(|(item, _)| item)
+        let reserved = gallery.writes().reserve(100).await.unwrap();
+        gallery.writes().put(put, image, reserved).await.unwrap().stored().await.map(|(item, _)| item)
     }
 
     fn open(config: &Config, images: &Arc<FillableStore>) -> Gallery {
         let store = Store::open(&config.data, config.cache_bytes).unwrap();
-        Gallery::open_with(config, store, ImageStore::over(images.clone()).unwrap()).unwrap()
+        Gallery::open_with(config, store, ImageStore::over(Blobs::over(images.clone(), 1 << 20)).unwrap())
+            .unwrap()
     }
 
     #[tokio::test]
@@ -410,7 +307,7 @@ mod tests {
         let config = Config::in_process(folder.path());
         let images = Arc::new(FillableStore::default());
         let gallery = std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
-        gallery.create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        gallery.writes().create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
         put(&gallery, "before", Some(b"one")).await.unwrap();
         images.full.store(true, Ordering::SeqCst);
         let (refused, without_image, known_image) = tokio::join!(
@@ -430,21 +327,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_image_that_a_crash_kept_from_being_deleted_goes_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::in_process(folder.path());
+        let images = Arc::new(FillableStore::default());
+        let open = || std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
+        let gallery = open();
+        gallery.writes().create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        put(&gallery, "a", Some(b"one")).await.unwrap();
+        put(&gallery, "b", Some(b"two")).await.unwrap();
+        images.sticky.store(true, Ordering::SeqCst);
+        let gone = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(gallery.writes().delete("lobby".to_owned(), gone).await.unwrap().items, 2);
+        // One of them is stored anew meanwhile.
+        put(&gallery, "c", Some(b"two")).await.unwrap();
+        tokio::task::spawn_blocking(move || gallery.close()).await.unwrap();
+        let stored = || images.inner.list(None).count();
+        assert_eq!(stored().await, 2);
+        images.sticky.store(false, Ordering::SeqCst);
+        let gallery = open();
+        assert_eq!(stored().await, 1);
+        let kept = std::thread::scope(|scope| {
+            scope.spawn(|| gallery.read_image(&ImageHash::of(b"two"))).join().unwrap()
+        });
+        assert_eq!(kept.unwrap(), &b"two"[..]);
+        tokio::task::spawn_blocking(move || gallery.close()).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_write_for_a_collection_that_was_created_anew_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::in_process(folder.path());
         let images = Arc::new(FillableStore::default());
         let gallery = std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
-        gallery.create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        gallery.writes().create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
         let old = gallery.collection("lobby").unwrap();
-        gallery.drop_collection("lobby".to_owned(), None).await.unwrap();
-        gallery.create("lobby".to_owned(), "m".to_owned(), 3, Similarity::Cosine).await.unwrap();
+        gallery.writes().drop_collection("lobby".to_owned(), None).await.unwrap();
+        gallery.writes().create("lobby".to_owned(), "m".to_owned(), 3, Similarity::Cosine).await.unwrap();
         let item = ItemRecord { id: "a".to_owned(), image: None, metadata: BTreeMap::new() };
         let put = Put { collection: "lobby".to_owned(), number: old.number, vector: vec![1.0, 0.0], item };
-        let reserved = gallery.reserve(1).await.unwrap();
-        let outcome = gallery.put(put, None, reserved).await.unwrap().stored().await;
+        let reserved = gallery.writes().reserve(1).await.unwrap();
+        let outcome = gallery.writes().put(put, None, reserved).await.unwrap().stored().await;
         assert!(matches!(outcome, Err(GalleryError::UnknownCollection { .. })), "{outcome:?}");
-        gallery.create("attic".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        gallery.writes().create("attic".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
         tokio::task::spawn_blocking(move || gallery.close()).await.unwrap();
     }
 
@@ -454,10 +379,11 @@ mod tests {
         let config = Config::in_process(folder.path());
         let images = Arc::new(FillableStore::default());
         let gallery = std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
-        assert!(gallery.is_writable());
+        assert!(gallery.writes().is_open());
         gallery.close();
-        assert!(!gallery.is_writable());
-        let refused = gallery.create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await;
+        assert!(!gallery.writes().is_open());
+        let refused =
+            gallery.writes().create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await;
         assert!(matches!(refused, Err(GalleryError::Stopping)));
     }
 }

@@ -1,18 +1,24 @@
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use object_store::local::LocalFileSystem;
-use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt};
+use thicket_blobs::{BlobError, Blobs, Settings};
+use uuid::Uuid;
 
 use crate::error::{GalleryError, OpenError};
 use crate::record::ImageHash;
 
 /// Images written at once; a sync each, which disks do better together.
 const PARALLEL_WRITES: usize = 8;
+/// How long one image may take to be written, read or deleted.
+const IMAGE_LIMIT: Duration = Duration::from_secs(60);
+/// How long all images may take to be looked through.
+const LISTING_LIMIT: Duration = Duration::from_secs(3600);
+/// Names the one gallery whose images they are, in a place that others can reach.
+const OWNER: &str = "owner";
 
 /// Image bytes by their hash.
 ///
@@ -20,7 +26,9 @@ const PARALLEL_WRITES: usize = 8;
 /// they must not be made from an async task.
 #[derive(Debug)]
 pub(crate) struct ImageStore {
-    store: Arc<dyn ObjectStore>,
+    blobs: Blobs,
+    /// True for a folder of this gallery alone.
+    own: bool,
     /// Present until drop.
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -28,46 +36,69 @@ pub(crate) struct ImageStore {
 impl ImageStore {
     /// Opens (creates) a folder of images whose writes are synced before they count.
     pub(crate) fn open(folder: &Path) -> Result<Self, OpenError> {
-        std::fs::create_dir_all(folder).map_err(|cause| OpenError::folder(folder, cause))?;
-        remove_unfinished(folder).map_err(|cause| OpenError::folder(folder, cause))?;
-        let local = LocalFileSystem::new_with_prefix(folder)
-            .map_err(|cause| OpenError::folder(folder, cause))?
-            .with_fsync(true);
-        Self::over(Arc::new(local)).map_err(|cause| OpenError::folder(folder, cause))
+        let failed = |cause: &dyn std::fmt::Display| OpenError::folder(folder, cause);
+        let blobs =
+            Blobs::in_folder(folder, Settings::default().max_bytes).map_err(|cause| failed(&cause))?;
+        let mut store = Self::over(blobs).map_err(|cause| failed(&cause))?;
+        store.own = true;
+        store.wait(store.blobs.remove_unfinished(Duration::ZERO)).map_err(|cause| failed(&cause))?;
+        Ok(store)
     }
 
-    /// Stores images in `store`, whose writes must be durable when they return.
-    pub(crate) fn over(store: Arc<dyn ObjectStore>) -> std::io::Result<Self> {
+    /// Opens a place that others can reach too, which has to be this gallery's alone: `owner` is what tells it from others.
+    pub(crate) fn open_elsewhere(blobs: Blobs, owner: &str) -> Result<Self, OpenError> {
+        let unusable = |error: &dyn std::fmt::Display| OpenError::Backend { reason: error.to_string() };
+        let store = Self::over(blobs).map_err(|error| unusable(&error))?;
+        let until = || Instant::now() + IMAGE_LIMIT;
+        let claimed = store.wait(async {
+            store.blobs.put_if_absent(OWNER, owner.to_owned().into(), until()).await?;
+            store.blobs.get(OWNER, until()).await
+        });
+        match claimed {
+            Ok(found) if found == owner.as_bytes() => Ok(store),
+            Ok(_) => Err(OpenError::ImagesInUse { url: store.blobs.url().to_owned() }),
+            Err(error) => Err(unusable(&error)),
+        }
+    }
+
+    /// Stores images as `blobs`.
+    pub(crate) fn over(blobs: Blobs) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(PARALLEL_WRITES)
             .thread_name("gallery-images")
             .build()?;
-        Ok(Self { store, runtime: Some(runtime) })
+        Ok(Self { blobs, own: false, runtime: Some(runtime) })
+    }
+
+    /// True where all images can be looked through whenever the gallery starts: not in a place that charges for it.
+    pub(crate) fn is_own_folder(&self) -> bool {
+        self.own
     }
 
     /// Writes images; returns one result an image, in order.
     pub(crate) fn put_all(&self, images: Vec<(ImageHash, Bytes)>) -> Vec<Result<(), GalleryError>> {
         let writes = images.into_iter().map(|(hash, bytes)| async move {
-            let written = self.store.put(&location(&hash), bytes.into()).await;
-            written.map(drop).map_err(|cause| GalleryError::from_write("writing the image", &cause))
+            let written = self.blobs.put(&location(&hash), bytes, Instant::now() + IMAGE_LIMIT).await;
+            written.map_err(|error| GalleryError::from_blob("writing the image", error))
         });
         self.wait(futures::stream::iter(writes).buffered(PARALLEL_WRITES).collect())
     }
 
     /// True when a file of that image exists with any content.
     pub(crate) fn exists(&self, hash: &ImageHash) -> bool {
-        self.wait(self.store.head(&location(hash))).is_ok()
+        let until = Instant::now() + IMAGE_LIMIT;
+        self.wait(self.blobs.exists(&location(hash), until)).unwrap_or(false)
     }
 
     /// Reads an image and checks that the bytes are those that were stored.
     pub(crate) fn get(&self, hash: &ImageHash) -> Result<Bytes, GalleryError> {
         let lost = |reason| GalleryError::DataLoss { image: hash.to_string(), reason };
-        let read = self.wait(async { self.store.get(&location(hash)).await?.bytes().await });
-        let bytes = match read {
+        let until = Instant::now() + IMAGE_LIMIT;
+        let bytes = match self.wait(self.blobs.get(&location(hash), until)) {
             Ok(bytes) => bytes,
-            Err(object_store::Error::NotFound { .. }) => return Err(lost("the file is missing")),
-            Err(cause) => return Err(GalleryError::internal("reading the image", cause)),
+            Err(BlobError::NotFound { .. }) => return Err(lost("the file is missing")),
+            Err(error) => return Err(GalleryError::from_blob("reading the image", error)),
         };
         if ImageHash::of(&bytes) != *hash {
             return Err(lost("the file has changed"));
@@ -75,32 +106,71 @@ impl ImageStore {
         Ok(bytes)
     }
 
-    /// Deletes images; returns how many could not be. Each failure is logged, and the next compaction or start collects
-    /// what is left.
-    pub(crate) fn delete_all<'a>(&self, hashes: impl IntoIterator<Item = &'a ImageHash>) -> usize {
-        let mut left = 0;
-        for hash in hashes {
-            match self.wait(self.store.delete(&location(hash))) {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => {
-                    tracing::warn!(image = %hash, %error, "an unused image was not deleted");
-                    left += 1;
+    /// True where the other store is the same place under another name.
+    pub(crate) fn is_same_place(&self, other: &Self) -> Result<bool, GalleryError> {
+        let probe = format!("probe-{}", Uuid::new_v4().simple());
+        let until = Instant::now() + IMAGE_LIMIT;
+        let seen = self.wait(self.blobs.put(&probe, Bytes::new(), until));
+        let seen = seen.and_then(|()| other.wait(other.blobs.exists(&probe, until)));
+        let deleted = self.wait(self.blobs.delete(&probe, until));
+        let failed = |error| GalleryError::from_blob("comparing two places of images", error);
+        deleted.map_err(failed)?;
+        seen.map_err(failed)
+    }
+
+    /// Copies images from another place; those that are here already stay. An image that is lost there is logged: it was lost
+    /// before.
+    pub(crate) fn copy_from(
+        &self,
+        other: &Self,
+        images: impl IntoIterator<Item = ImageHash>,
+    ) -> Result<(), GalleryError> {
+        for hash in images {
+            if self.exists(&hash) {
+                continue;
+            }
+            match other.get(&hash) {
+                Ok(bytes) => self.put_all(vec![(hash, bytes)]).into_iter().collect::<Result<(), _>>()?,
+                Err(lost @ GalleryError::DataLoss { .. }) => {
+                    tracing::error!(error = %lost, "an image cannot be moved");
                 }
+                Err(error) => return Err(error),
             }
         }
-        left
+        Ok(())
+    }
+
+    /// Deletes images; returns those that could not be. Each failure is logged, and the next compaction or start collects
+    /// what is left.
+    pub(crate) fn delete_all<'a>(
+        &self,
+        hashes: impl IntoIterator<Item = &'a ImageHash>,
+    ) -> HashSet<ImageHash> {
+        let deletions = hashes.into_iter().map(|hash| async move {
+            let deleted = self.blobs.delete(&location(hash), Instant::now() + IMAGE_LIMIT).await;
+            deleted.err().map(|error| {
+                tracing::warn!(image = %hash, %error, "an unused image was not deleted");
+                *hash
+            })
+        });
+        let left = futures::stream::iter(deletions).buffer_unordered(PARALLEL_WRITES);
+        self.wait(left.filter_map(|left| async move { left }).collect())
     }
 
     /// Deletes every image that is not in `used`; returns how many were, and how many could not be.
     pub(crate) fn delete_unused(&self, used: &HashSet<ImageHash>) -> Result<(usize, usize), GalleryError> {
-        let listed: Vec<_> = self.wait(self.store.list(None).collect());
-        let mut unused = Vec::new();
-        for object in listed {
-            let object = object.map_err(|cause| GalleryError::internal("listing the images", cause))?;
-            let hash = object.location.filename().and_then(ImageHash::from_hex);
-            unused.extend(hash.filter(|hash| !used.contains(hash)));
-        }
-        let left = self.delete_all(&unused);
+        let listed = self.blobs.list("", Instant::now() + LISTING_LIMIT);
+        let unused: Vec<ImageHash> = self.wait(async {
+            let mut unused = Vec::new();
+            let mut listed = pin!(listed);
+            while let Some(entry) = listed.next().await {
+                let entry = entry.map_err(|error| GalleryError::from_blob("listing the images", error))?;
+                let name = entry.key.rsplit('/').next().unwrap_or_default();
+                unused.extend(ImageHash::from_hex(name).filter(|hash| !used.contains(hash)));
+            }
+            Ok::<_, GalleryError>(unused)
+        })?;
+        let left = self.delete_all(&unused).len();
         Ok((unused.len() - left, left))
     }
 
@@ -122,26 +192,9 @@ impl Drop for ImageStore {
 }
 
 /// Two levels, so that no folder grows beyond what tools can list.
-fn location(hash: &ImageHash) -> ObjectPath {
+fn location(hash: &ImageHash) -> String {
     let hex = hash.to_string();
-    ObjectPath::from_iter([&hex[..2], &hex])
-}
-
-/// Removes what a crash left half written: the object store stages a file as `NAME#N` and does not list it.
-fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
-    for level in std::fs::read_dir(folder)? {
-        let level = level?;
-        if !level.file_type()?.is_dir() {
-            continue;
-        }
-        for file in std::fs::read_dir(level.path())? {
-            let file = file?;
-            if file.file_name().to_string_lossy().contains('#') {
-                std::fs::remove_file(file.path())?;
-            }
-        }
-    }
-    Ok(())
+    format!("{}/{hex}", &hex[..2])
 }
 
 #[cfg(test)]
@@ -192,5 +245,38 @@ mod tests {
         assert_eq!(store.delete_unused(&HashSet::from([kept])).unwrap(), (1, 0));
         assert!(store.exists(&kept) && !store.exists(&unused));
         assert!(!unfinished.join("abcd#1").exists());
+    }
+
+    #[test]
+    fn a_place_is_one_gallerys_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::in_folder(folder.path(), 1000).unwrap();
+        let first = ImageStore::open_elsewhere(blobs.clone(), "one").unwrap();
+        let hash = put(&first, b"picture");
+        ImageStore::open_elsewhere(blobs.clone(), "one").unwrap();
+        let refused = ImageStore::open_elsewhere(blobs, "two");
+        assert!(matches!(refused, Err(OpenError::ImagesInUse { .. })));
+        // Its name is no image's.
+        assert_eq!(first.delete_unused(&HashSet::from([hash])).unwrap(), (0, 0));
+    }
+
+    #[test]
+    fn one_place_under_two_names_is_seen_to_be_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = ImageStore::open(folder.path()).unwrap();
+        let name = folder.path().join(".");
+        let same = ImageStore::open_elsewhere(Blobs::in_folder(&name, 1000).unwrap(), "me").unwrap();
+        let (_other, other) = store();
+        assert!(one.is_same_place(&same).unwrap());
+        assert!(!one.is_same_place(&other).unwrap());
+    }
+
+    #[test]
+    fn images_that_are_moved_are_whole() {
+        let ((_a, from), (_b, to)) = (store(), store());
+        let hashes = [put(&from, b"one"), put(&from, b"two")];
+        put(&to, b"two");
+        to.copy_from(&from, hashes).unwrap();
+        assert_eq!(hashes.map(|hash| to.get(&hash).unwrap()), [&b"one"[..], b"two"]);
     }
 }

@@ -10,6 +10,9 @@
 //! What is deleted or replaced is out of reach at once. Its bytes leave the files when the store is compacted, that is,
 //! copied into a new file: some time after a deletion, or when a caller asks for it.
 //!
+//! The images may be in an object store instead ([`Config::image_store`]), and vectors and metadata in a Milvus cluster
+//! ([`BackendConfig::Milvus`]): then a gallery keeps nothing, and there may be several of it.
+//!
 //! ```no_run
 //! # use thicket_gallery::{App, Config};
 //! # use thicket_runtime::{Failure, Stop};
@@ -22,17 +25,24 @@
 //! ```
 
 mod app;
+mod backend;
 mod check;
 mod collection;
 mod config;
+mod embedded;
 mod error;
 mod facets;
 mod fault;
 mod filter;
+mod forget;
 mod gallery;
 mod images;
+mod milvus;
+mod moving;
 mod pool;
+mod queue;
 mod record;
+mod request;
 mod rpc;
 mod store;
 mod upsert;
@@ -41,7 +51,10 @@ mod writer;
 
 pub use app::App;
 pub use config::{
-    Args, Config, DEFAULT_BATCH_LIMIT, DEFAULT_CACHE_MIB, DEFAULT_COMPACT_AFTER, DEFAULT_DATA,
-    DEFAULT_QUEUE_LIMIT, DEFAULT_READ_QUEUE_LIMIT, DEFAULT_READERS, DEFAULT_UPSERT_MIB, GalleryArgs,
+    Args, BackendConfig, BackendKind, Config, DEFAULT_BATCH_LIMIT, DEFAULT_CACHE_MIB, DEFAULT_COMPACT_AFTER,
+    DEFAULT_DATA, DEFAULT_QUEUE_LIMIT, DEFAULT_READ_QUEUE_LIMIT, DEFAULT_READERS, DEFAULT_UPSERT_MIB,
+    GalleryArgs, ImagesConfig, MilvusIndex, PlaceArgs,
 };
 pub use error::OpenError;
+pub use forget::{Answers, ForgetConfig};
+pub use milvus::{DEFAULT_GRACE, MilvusConfig};

@@ -8,6 +8,6 @@ fn main() {
     let args = Args::parse();
     run("thicket-gallery", &args.telemetry, |stop| {
         let config = args.config();
-        async move { App::build(config).await?.run(stop).await }
+        async move { App::build(config?).await?.run(stop).await }
     })
 }

@@ -1,3 +1,5 @@
+mod lists;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,6 +13,7 @@ use uuid::Uuid;
 
 use crate::error::{GalleryError, OpenError};
 use crate::record::{CollectionRecord, ImageHash, ItemRecord, Version};
+use crate::store::lists::{DOOMED, TO_FORGET, WORDS};
 use crate::write::{Done, Put, Write};
 
 /// Bytes set aside on disk. A deletion writes before it frees, so on a full disk it needs some room of its own.
@@ -45,6 +48,8 @@ pub(crate) struct Store {
     cache_bytes: usize,
     /// `None` after an I/O error until the file could be opened again.
     database: Option<Database>,
+    /// True where answers about images are to be forgotten with their last item.
+    forgets: bool,
 }
 
 /// What a transaction did.
@@ -73,9 +78,20 @@ impl Store {
         if found != FORMAT {
             return Err(OpenError::Format { folder: folder.to_owned(), expected: FORMAT, found });
         }
-        let store = Self { path, reserve: folder.join("reserve"), cache_bytes, database: Some(database) };
+        let store = Self {
+            path,
+            reserve: folder.join("reserve"),
+            cache_bytes,
+            database: Some(database),
+            forgets: false,
+        };
         store.set_reserve_aside();
         Ok(store)
+    }
+
+    /// From now on, notes the images whose last item goes, so that answers about them are forgotten.
+    pub(crate) fn note_what_to_forget(&mut self) {
+        self.forgets = true;
     }
 
     /// Makes sure that the reserve is there; on a disk that is full already there is none until there is room.
@@ -184,15 +200,22 @@ impl Store {
     /// Applies writes in order in one transaction, which is durable on return.
     ///
     /// A write that breaks a rule fails alone. `unused` of the result also names those of `touched` that no item uses:
-    /// images that were written for puts that failed.
+    /// images that were written for puts that failed. Images that
+    /// were `deleted` are doomed no longer.
     ///
     /// # Errors
     /// [`GalleryError::DiskFull`] or [`GalleryError::Internal`]; then nothing was changed.
-    pub(crate) fn apply(&mut self, writes: &[Write], touched: &[ImageHash]) -> Result<Applied, GalleryError> {
+    pub(crate) fn apply(
+        &mut self,
+        writes: &[Write],
+        touched: &[ImageHash],
+        deleted: &[ImageHash],
+    ) -> Result<Applied, GalleryError> {
         let version = *Uuid::new_v4().as_bytes();
+        let images = Images { touched, deleted, forgets: self.forgets };
         let database = self.database()?;
         let mut applied = None;
-        match transact(database, writes, touched, version, &mut applied) {
+        match transact(database, writes, images, version, &mut applied) {
             Ok(()) => {}
             Err(cause) => {
                 let failure = GalleryError::from_write("writing the store", &cause);
@@ -274,7 +297,10 @@ fn copy_all(from: &ReadTransaction, to: &WriteTransaction) -> Result<(), redb::E
     copy_table(from, to, ITEMS, |_| true)?;
     copy_table(from, to, VECTORS, |_| true)?;
     copy_table(from, to, IDS, |_| true)?;
-    copy_table(from, to, IMAGES, |_| true)
+    copy_table(from, to, IMAGES, |_| true)?;
+    copy_table(from, to, DOOMED, |_| true)?;
+    copy_table(from, to, TO_FORGET, |_| true)?;
+    copy_table(from, to, WORDS, |_| true)
 }
 
 fn unix_ms() -> u64 {
@@ -296,17 +322,26 @@ fn prepare(database: &Database) -> Result<u64, redb::Error> {
         }
     };
     if format == FORMAT {
-        Tables::open(&transaction)?;
+        Tables::open(&transaction, false)?;
         transaction.open_table(LAST)?;
+        transaction.open_table(WORDS)?;
     }
     transaction.commit()?;
     Ok(format)
 }
 
+/// What a transaction does to images beside its writes; see [`Store::apply`].
+#[derive(Clone, Copy)]
+struct Images<'a> {
+    touched: &'a [ImageHash],
+    deleted: &'a [ImageHash],
+    forgets: bool,
+}
+
 fn transact(
     database: &Database,
     writes: &[Write],
-    touched: &[ImageHash],
+    Images { touched, deleted, forgets }: Images<'_>,
     version: Version,
     applied: &mut Option<Applied>,
 ) -> Result<(), redb::Error> {
@@ -314,7 +349,10 @@ fn transact(
     // A crash must not cost a walk over all vectors at the next start.
     transaction.set_quick_repair(true);
     {
-        let mut tables = Tables::open(&transaction)?;
+        let mut tables = Tables::open(&transaction, forgets)?;
+        for hash in deleted {
+            tables.doomed.remove(hash.bytes())?;
+        }
         let mut results = Vec::with_capacity(writes.len());
         for write in writes {
             let result = tables.apply(write)?;
@@ -351,6 +389,10 @@ struct Tables<'t> {
     vectors: Table<'t, (u64, u64), &'static [u8]>,
     ids: Table<'t, (u64, &'static str), u64>,
     images: Table<'t, ([u8; 32], u64), u64>,
+    doomed: Table<'t, [u8; 32], ()>,
+    to_forget: Table<'t, [u8; 32], ()>,
+    /// True where answers about images are to be forgotten with their last item.
+    forgets: bool,
     /// Records as changed by this transaction; `None` for a deleted collection.
     changed: HashMap<String, Option<CollectionRecord>>,
     /// Images that lost their last item in a collection by the write being applied.
@@ -362,7 +404,7 @@ struct Tables<'t> {
 }
 
 impl<'t> Tables<'t> {
-    fn open(transaction: &'t redb::WriteTransaction) -> Result<Self, redb::Error> {
+    fn open(transaction: &'t redb::WriteTransaction, forgets: bool) -> Result<Self, redb::Error> {
         Ok(Self {
             meta: transaction.open_table(META)?,
             collections: transaction.open_table(COLLECTIONS)?,
@@ -370,6 +412,9 @@ impl<'t> Tables<'t> {
             vectors: transaction.open_table(VECTORS)?,
             ids: transaction.open_table(IDS)?,
             images: transaction.open_table(IMAGES)?,
+            doomed: transaction.open_table(DOOMED)?,
+            to_forget: transaction.open_table(TO_FORGET)?,
+            forgets,
             changed: HashMap::new(),
             released: BTreeSet::new(),
             all_released: BTreeSet::new(),
@@ -522,10 +567,19 @@ impl<'t> Tables<'t> {
                 }
             }
         }
+        let shown: BTreeSet<ImageHash> = match self.forgets {
+            true => self.all_released.clone(),
+            false => BTreeSet::new(),
+        };
         self.all_released.extend(touched);
         let mut unused = BTreeSet::new();
         for hash in self.all_released {
             if !is_used(&self.images, &hash)? {
+                // Whatever happens after this transaction, its image is deleted in the end.
+                self.doomed.insert(hash.bytes(), ())?;
+                if shown.contains(&hash) {
+                    self.to_forget.insert(hash.bytes(), ())?;
+                }
                 unused.insert(hash);
             }
         }

@@ -12,13 +12,13 @@ use thicket_runtime::{Call, Fault, Right};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Status, Streaming};
 
+use crate::backend::{Facts, Open};
 use crate::check;
-use crate::collection::Collection;
 use crate::error::GalleryError;
 use crate::fault::bad_image;
-use crate::gallery::Ticket;
+use crate::queue::Ticket;
 use crate::record::{ImageFormat, ImageHash, ImageRef, ItemRecord};
-use crate::rpc::{Service, mismatch};
+use crate::rpc::Service;
 use crate::write::Put;
 
 /// Items of one stream that are queued or committed but not answered yet.
@@ -71,7 +71,7 @@ async fn take_in(
         Ok(None) => return,
         Err(status) => return send(&pending, Pending::Failed(status)).await,
     };
-    let collection = match open(service, call, &first) {
+    let collection = match open(service, call, &first).await {
         Ok(collection) => collection,
         Err(fault) => return send(&pending, Pending::Failed(fault.into_status())).await,
     };
@@ -80,7 +80,7 @@ async fn take_in(
         .map(|request| async {
             let mut request = request?;
             let id = std::mem::take(&mut request.id);
-            let ready = check_item(service, &collection, &id, request).await;
+            let ready = check_item(service, collection.facts(), &id, request).await;
             Ok::<_, Status>((id, ready))
         })
         .buffered(CHECKED_AT_ONCE)
@@ -88,7 +88,7 @@ async fn take_in(
     while let Some(item) = checked.next().await {
         let next = match item {
             Ok((id, Ok(Ready { put, image, reserved }))) => {
-                match service.gallery.put(put, image, reserved).await {
+                match service.backend.writes().put(put, image, reserved).await {
                     Ok(ticket) => Pending::Queued(id, ticket),
                     Err(error) => Pending::Refused(id, error),
                 }
@@ -120,15 +120,15 @@ async fn send(pending: &mpsc::Sender<Pending>, next: Pending) {
 }
 
 /// The first message names the collection of the whole stream.
-fn open(service: &Service, call: &Call, first: &v1::UpsertRequest) -> Result<Arc<Collection>, Fault> {
+async fn open(service: &Service, call: &Call, first: &v1::UpsertRequest) -> Result<Arc<dyn Open>, Fault> {
     call.require(Right::Write, Some(&first.collection))?;
     check::collection_name("collection", &first.collection)?;
-    Ok(service.gallery.collection(&first.collection)?)
+    Ok(service.backend.open(&first.collection, call.deadline()).await?)
 }
 
 async fn check_item(
     service: &Service,
-    collection: &Arc<Collection>,
+    collection: &Facts,
     id: &str,
     request: v1::UpsertRequest,
 ) -> Result<Ready, GalleryError> {
@@ -138,10 +138,8 @@ async fn check_item(
     }
     check::item_id("id", id)?;
     check::fingerprint(&request.model_fingerprint)?;
-    if request.model_fingerprint != collection.model_fingerprint {
-        return Err(mismatch(collection, request.model_fingerprint));
-    }
-    let reserved = service.gallery.reserve(request.encoded_len()).await?;
+    collection.check_model(request.model_fingerprint.clone())?;
+    let reserved = service.backend.writes().reserve(request.encoded_len()).await?;
     let metadata = check::metadata(request.metadata)?;
     let vector = check::item_vector(request.vector, collection.dimension)?;
     let image = match request.image {

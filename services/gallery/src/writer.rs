@@ -28,6 +28,10 @@ pub(crate) enum Job {
     Write(Box<WriteJob>),
     /// A compaction after all writes queued before it.
     Compact(ReplyTo),
+    /// At most so many of the images about which answers are still to be forgotten.
+    ToForget(usize, ReplyTo),
+    /// All answers about these images are forgotten.
+    Forgotten(Vec<ImageHash>, ReplyTo),
 }
 
 /// A queued write.
@@ -59,6 +63,8 @@ pub(crate) enum Reply {
     Deleted(Deleted),
     /// Size of the store's file in bytes, before and after it was compacted.
     Compacted(u64, u64),
+    /// Images about which answers are to be forgotten.
+    ToForget(Vec<ImageHash>),
 }
 
 /// What a deletion took.
@@ -89,6 +95,8 @@ pub(crate) struct Writer {
     saved: HashMap<u64, Version>,
     /// True when the collections in memory may lag behind the store.
     behind: bool,
+    /// Images that were deleted since the store was last told.
+    deleted: Vec<ImageHash>,
 }
 
 impl Writer {
@@ -110,6 +118,7 @@ impl Writer {
             clock,
             saved: HashMap::new(),
             behind: false,
+            deleted: Vec::new(),
         })
     }
 
@@ -192,6 +201,12 @@ impl Writer {
                     Job::Write(job) if !job.reply.is_closed() => writes.push(*job),
                     Job::Compact(reply) if !reply.is_closed() => compactions.push(reply),
                     Job::Write(_) | Job::Compact(_) => {}
+                    Job::ToForget(most, reply) => {
+                        answer(reply, self.store.to_forget(most).map(Reply::ToForget));
+                    }
+                    Job::Forgotten(images, reply) => {
+                        answer(reply, self.store.forgotten(&images).map(|()| Reply::ToForget(Vec::new())));
+                    }
                 }
             }
             if !writes.is_empty() {
@@ -238,6 +253,9 @@ impl Writer {
                 return Err(GalleryError::internal("deleting unused images", reason));
             }
         }
+        let doomed = self.store.doomed_images()?;
+        self.store.forget_doomed(&doomed)?;
+        self.deleted.clear();
         let (before, after) = self.store.compact()?;
         self.compact_at = None;
         let seconds = started.elapsed().as_secs_f64();
@@ -286,8 +304,11 @@ impl Writer {
                 }
             }
         }
-        match self.store.apply(&writes, &touched) {
-            Ok(applied) => self.take_over(writes, replies, applied),
+        match self.store.apply(&writes, &touched, &self.deleted) {
+            Ok(applied) => {
+                self.deleted.clear();
+                self.take_over(writes, replies, applied);
+            }
             Err(cause) => {
                 // Images that were written for nothing must not keep a full disk full.
                 match self.store.unused_of(touched) {
@@ -318,7 +339,7 @@ impl Writer {
     /// Deletes on a full disk, with the space that was set aside for it.
     fn make_room(&mut self, deletions: Vec<Write>, replies: Vec<ReplyTo>) {
         self.store.give_reserve_up();
-        match self.store.apply(&deletions, &[]) {
+        match self.store.apply(&deletions, &[], &[]) {
             Ok(applied) => self.take_over(deletions, replies, applied),
             Err(cause) => {
                 self.catch_up();
@@ -370,7 +391,8 @@ impl Writer {
         if self.behind {
             self.catch_up();
         }
-        self.shared.images.delete_all(&applied.unused);
+        let left = self.shared.images.delete_all(&applied.unused);
+        self.deleted.extend(applied.unused.into_iter().filter(|hash| !left.contains(hash)));
         for (reply, result) in answers {
             answer(reply, result);
         }

@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use thicket_coordinator::Peers;
 use thicket_device::ComputeArgs;
+use thicket_discovery::Address;
+use thicket_gallery::{Answers, ForgetConfig};
 use thicket_runtime::{Failure as RoleFailure, Health, Role, RoleConfig, Stop, StopHandle};
 use thicket_thi::Settings;
 use tokio::task::JoinSet;
@@ -161,12 +163,19 @@ impl Backends {
         answer.role = RoleConfig { listen: answer_listen, ..role.clone() };
         answer.compute = compute;
         let mut store = thicket_gallery::Config::in_process(data.join("gallery"));
+        // Where answers outlive their images, these are told when an image goes.
+        store.forget = keep_answers.then(|| ForgetConfig {
+            answers: Answers::At(Vec::new()),
+            token: tokens.as_ref().map(|own| own.token.clone()),
+        });
         store.role = RoleConfig { listen: gallery, ..role };
         let (embedding, gallery, answer) = tokio::try_join!(
             named(Role::Embedding, thicket_embedding::App::build(embedding)),
             named(Role::Gallery, thicket_gallery::App::build(store)),
             named(Role::Answer, thicket_answer::App::build(answer)),
         )?;
+        let told = Address::of_ip(answer.grpc_addr().ip(), answer.grpc_addr().port());
+        let gallery = gallery.with_answers(told.into_iter().collect());
         let health = [embedding.health(), gallery.health(), answer.health()];
         let backends = (embedding.grpc_addr(), gallery.grpc_addr(), answer.grpc_addr());
         roles.add(Role::Embedding, embedding.run(roles.stop()));

@@ -13,5 +13,5 @@ mod order;
 mod snapshot;
 
 pub use flat::{FaissIndex, MAX_DIMENSION};
-pub use order::{dot, ranks_before};
+pub use order::{compare, dot, ranks_before};
 pub use snapshot::{SnapshotError, TAG_BYTES};

@@ -23,7 +23,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// The order of a ranking: score descending, then id ascending.
-pub(crate) fn compare(a: &Hit, b: &Hit) -> Ordering {
+pub fn compare(a: &Hit, b: &Hit) -> Ordering {
     b.score.total_cmp(&a.score).then(a.id.cmp(&b.id))
 }
 
