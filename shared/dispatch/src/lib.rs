@@ -24,18 +24,18 @@
 //! is sent more than its share of `c (m + 1)` questions, rounded up, `m` being what is in flight on the replicas that
 //! accept questions and `c` [`Settings::load_percent`] (bounded loads: Mirrokni, Thorup and Zadimoghaddam, "Consistent
 //! hashing with bounded loads", SODA 2018); the next in the order takes the rest. [`Replica`](ReplicaView) capacity is a
-//! hard limit beside it. The two together never let a question of the other lanes wait while an accepting replica has room: if every
-//! replica with room were at its bound, each would hold at least its share of `m + 1`, and so would those without room,
-//! which makes more than `m`.
+//! hard limit beside it. The two together never let a question of the other lanes wait while an accepting replica has room:
+//! if every replica with room were at its bound, each would hold at least its share of `m + 1`, and so would those without
+//! room, which makes more than `m`.
 //!
 //! **Failures.** A replica that fails is left alone for a while, doubled each time up to a cap, and then tried with one
-//! question; an overloaded one for as long as it asks. A copy that is not answered for too long counts as failed, and a replica
-//! that leaves several unanswered in a row as hung ([`Silence`]; "outlier detection" of Envoy). A question is sent at most [`Settings::attempts`] times, hedges
-//! among them, and only while nothing of an answer has come. Of any `n` questions sent for the first time, at most
+//! question; an overloaded one for as long as it asks. A copy that is not answered for too long counts as failed, and a
+//! replica that leaves several unanswered in a row as hung ([`Silence`]; "outlier detection" of Envoy). A question is sent
+//! at most [`Settings::attempts`] times, hedges among them, and only while nothing of an answer has come. Of any `n` questions sent for the first time, at most
 //! `burst + n * percent / 100` are sent again after a failure ([`Settings::retries`]; "retry budgets" of Finagle), and
 //! as a hedge ([`Settings::hedges`]; Dean and Barroso, "The tail at scale", CACM 56(2), 2013). What a lost replica had
-//! in flight goes back without being counted there, nor is what an overloaded one refuses: neither is load that feeds on itself,
-//! and attempts bound both.
+//! in flight goes back without being counted there, nor is what an overloaded one refuses: neither is load that feeds on
+//! itself, and attempts bound both.
 //!
 //! **Ends.** Every question that was taken ends exactly once: answered, failed, expired or cancelled. What is said about
 //! it afterwards is late and changes nothing. A copy that is to be stopped no longer counts as in flight.

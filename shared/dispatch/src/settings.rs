@@ -183,9 +183,9 @@ impl Settings {
 }
 
 impl Default for Settings {
-    /// Queues of 1,024, 4,096 and 256; four of the high lane to one of the low; strict order; loads of at most 1.25 times the fair
-    /// share; three attempts; back-off from 100 ms to 10 s; a tenth of the calls retried; no hedging; a copy
-    /// lost after ten times the usual time, at least 10 s, 2 minutes while that is unknown; a replica ejected after three.
+    /// Queues of 1,024, 4,096 and 256; four of the high lane to one of the low; strict order; loads of at most 1.25 times
+    /// the fair share; three attempts; back-off from 100 ms to 10 s; a tenth of the calls retried; no hedging; a copy lost
+    /// after ten times the usual time, at least 10 s, 2 minutes while that is unknown; a replica ejected after three.
     fn default() -> Self {
         Self {
             queue: QueueLimits { high: 1024, low: 4096, ahead: 256 },

@@ -3,8 +3,8 @@
 //!
 //! [`Upstream`] follows the cluster's members, watches the health of each, and drives a [`thicket_dispatch::Dispatcher`],
 //! which decides where a question goes, and when. A replica that hangs is found out: by its health checks where the process
-//! does, by the calls it leaves unanswered where only they do. Every copy of a question runs in its caller's own task: dropping the call
-//! drops them all.
+//! does, by the calls it leaves unanswered where only they do. Every copy of a question runs in its caller's own task:
+//! dropping the call drops them all.
 
 mod call;
 mod replica;
