@@ -116,6 +116,6 @@ impl Cluster {
     }
 }
 
-fn url(address: SocketAddr) -> String {
+pub(crate) fn url(address: SocketAddr) -> String {
     format!("http://{address}")
 }

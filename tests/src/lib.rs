@@ -3,5 +3,9 @@
 //! The tests themselves are in `tests/`, the reference data and the scripts that made it in `golden/`.
 
 mod cluster;
+mod fixed;
+mod load;
 
 pub use cluster::{Cluster, ClusterOptions, goldens};
+pub use fixed::{Asked, FixedAnswers};
+pub use load::{Fate, LoadOptions, LoadedCluster};

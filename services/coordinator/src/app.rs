@@ -3,7 +3,6 @@ use std::net::SocketAddr;
 use thicket_discovery::{Announcement, Directory, Source};
 use thicket_proto::v1::coordinator_service_server::CoordinatorServiceServer;
 use thicket_runtime::{Failure, Health, MAX_MESSAGE_BYTES, Role, Server, Services, Stop};
-use thicket_upstream::Settings;
 
 use crate::Config;
 use crate::clients::Clients;
@@ -33,9 +32,9 @@ impl App {
         let announcement = config.discovery.announcement(Role::Coordinator, server.grpc_addr())?;
         let refuse = |error: &dyn std::fmt::Display| Failure::BadInput(error.to_string());
         let directory = Directory::start(source).map_err(|error| refuse(&error))?;
-        let settings = Settings { token: config.peers.token, ..Settings::default() };
+        let settings = config.calling.upstream(config.peers.token);
         let clients = Clients::follow(&directory, &settings).map_err(|error| refuse(&error))?;
-        let service = Service::new(clients, config.interaction, config.max_calls);
+        let service = Service::new(clients, config.interaction, config.calling.ask_ahead, config.max_calls);
         Ok(Self { server, announcement, service, directory })
     }
 

@@ -13,7 +13,7 @@ use thicket_proto::v1::{
 };
 use thicket_runtime::{Deadline, Fault, MAX_MESSAGE_BYTES, Peer, Role, request_by};
 use thicket_thi::Class;
-use thicket_upstream::{Ask, Settings, Upstream, UpstreamError, broken, fault_of};
+use thicket_upstream::{Ask, Settings, Turn, Upstream, UpstreamError, broken, fault_of};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -298,12 +298,18 @@ impl CallClients {
         answered.map(tonic::Response::into_inner).map_err(|status| fault_of(Role::Gallery, status))
     }
 
-    /// `key` names the image.
+    /// Answer replicas that have nothing to do.
+    pub(crate) fn idle_answerers(&self) -> usize {
+        self.clients.answer.idle()
+    }
+
+    /// `key` names the image. Until its `turn` has come, it is asked by idle replicas alone.
     pub(crate) async fn locate(
         &self,
         text: &str,
         image: Image,
         key: ImageKey,
+        turn: &Turn,
     ) -> Result<LocateResponse, Fault> {
         let ask = self.question(LOCATE, Some(key));
         let request = LocateRequest { text: text.to_owned(), image, adapter: self.adapter.clone() };
@@ -311,7 +317,7 @@ impl CallClients {
             let request = request_by(request.clone(), self.deadline);
             async move { answer(peer).locate(request).await }
         };
-        self.clients.answer.call(ask, self.deadline, send).await
+        self.clients.answer.call_ahead(ask, turn, self.deadline, send).await
     }
 
     /// `key` names the image.

@@ -7,6 +7,8 @@ use thicket_thi::{
     DEFAULT_LAMBDA, DEFAULT_ROUNDS, DEFAULT_XI, DEFAULT_YES_THRESHOLD, Settings, SettingsError,
 };
 
+use crate::{Calling, CallingArgs};
+
 /// Searches and ingests served at a time where nothing else is said.
 pub const DEFAULT_MAX_CALLS: usize = 256;
 const MOST_CALLS: usize = 1 << 20;
@@ -34,6 +36,9 @@ pub struct Args {
     /// How the interaction runs
     #[command(flatten)]
     pub interaction: InteractionArgs,
+    /// How the other roles are called
+    #[command(flatten)]
+    pub calling: CallingArgs,
     /// Searches and ingests served at a time; more are refused
     #[arg(long, env = "THICKET_MAX_CALLS", value_name = "N", default_value_t = DEFAULT_MAX_CALLS)]
     pub max_calls: usize,
@@ -53,6 +58,7 @@ impl Args {
             discovery: self.discovery.clone(),
             peers: self.peers.peers()?,
             interaction: self.interaction.settings()?,
+            calling: self.calling.calling()?,
             max_calls: self.max_calls,
         })
     }
@@ -181,6 +187,8 @@ pub struct Config {
     pub peers: Peers,
     /// The interaction where a caller names no value.
     pub interaction: Settings,
+    /// Asking ahead, second copies, calls that are lost.
+    pub calling: Calling,
     /// Searches and ingests served at a time, at least 1; more are refused with RESOURCE_EXHAUSTED. Default:
     /// [`DEFAULT_MAX_CALLS`].
     pub max_calls: usize,
@@ -194,6 +202,7 @@ impl Config {
             discovery: DiscoveryArgs::default(),
             peers,
             interaction: Settings::default(),
+            calling: Calling::default(),
             max_calls: DEFAULT_MAX_CALLS,
         }
     }
@@ -205,6 +214,17 @@ pub enum ConfigError {
     /// A default of the interaction is out of range.
     #[error(transparent)]
     Interaction(#[from] SettingsError),
+    /// Too many rounds asked ahead.
+    #[error("ask-ahead must be 0 to {limit}, not {actual}")]
+    AskAhead {
+        /// The largest value.
+        limit: usize,
+        /// What was given.
+        actual: usize,
+    },
+    /// How other roles are called.
+    #[error(transparent)]
+    Calling(#[from] thicket_dispatch::SettingsError),
     /// The address of another role.
     #[error("peer {0}")]
     Address(#[from] AddressError),

@@ -19,14 +19,17 @@
 //! ```
 
 mod app;
+mod calling;
 mod clients;
 mod config;
 mod driven;
 mod ingest;
 mod input;
 mod placing;
+mod rounds;
 mod search;
 mod service;
 
 pub use app::App;
+pub use calling::{Calling, CallingArgs, DEFAULT_ASK_AHEAD, MOST_ASK_AHEAD, SilentAfter};
 pub use config::{Args, Config, ConfigError, DEFAULT_MAX_CALLS, InteractionArgs, PeerArgs, Peers};

@@ -12,13 +12,14 @@ use thicket_proto::v1::{
 use thicket_runtime::{Fault, check_text};
 use thicket_telemetry::{instruments, names};
 use thicket_thi::fusion::{forced_score, mix_queries};
-use thicket_thi::{Answer, Candidate, Class, Interaction, Outcome, Refinement, Step};
+use thicket_thi::{Answer, Candidate, Class, Interaction, Outcome, Question, Refinement, Step};
 use tracing::{Instrument, info_span};
 
 use crate::clients::{CallClients, Embedded, Image};
 use crate::driven::Outlet;
 use crate::input::{MAX_TOP, SearchInput};
 use crate::placing::{self, id, place};
+use crate::rounds::{Rounds, Subject};
 
 /// Most ties whose insertion order is asked for at a time; the gallery takes 10,000 ids, the anchor among them.
 const TIES_AT_A_TIME: usize = 9_999;
@@ -31,6 +32,7 @@ pub(crate) struct Search {
     outlet: Outlet<SearchPersonResponse>,
     started: Instant,
     questions: QuestionCount,
+    ask_ahead: usize,
     /// The image of the last question, which is the anchor's when a Yes has confirmed it.
     last_image: Option<(String, Image)>,
 }
@@ -49,7 +51,12 @@ impl Search {
         outlet: Outlet<SearchPersonResponse>,
     ) -> Self {
         let questions = QuestionCount::default();
-        Self { input, clients, outlet, started: Instant::now(), questions, last_image: None }
+        Self { input, clients, outlet, started: Instant::now(), questions, ask_ahead: 0, last_image: None }
+    }
+
+    /// The same, asking at most so many later rounds ahead while replicas are idle. Changes no event.
+    pub(crate) fn asking_ahead(self, ask_ahead: usize) -> Self {
+        Self { ask_ahead, ..self }
     }
 
     /// Runs the search to its last event.
@@ -81,15 +88,18 @@ impl Search {
         }
 
         let mut refined = None;
+        let mut rounds = Rounds::new(self.subject(&candidates), self.ask_ahead);
         let outcome = loop {
             match interaction.step() {
                 Step::Ask(question) => {
                     let candidate = &candidates[question.candidate];
                     let span = info_span!("round", round = question.round, answer = tracing::field::Empty);
-                    let answer = self.ask(question.round, candidate).instrument(span).await?;
+                    let matter = interaction.ahead(usize::MAX);
+                    let answer = self.ask(&mut rounds, matter, candidate).instrument(span).await?;
                     interaction.answer(question.round, answer).map_err(Fault::internal)?;
                 }
                 Step::Refine { round, anchor } => {
+                    rounds.stop();
                     refined = self
                         .refine(&candidates[anchor], &query.fingerprint)
                         .instrument(info_span!("refine", round))
@@ -100,6 +110,7 @@ impl Search {
                 Step::Done(outcome) => break outcome,
             }
         };
+        drop(rounds);
 
         let anchor = match &outcome {
             Outcome::Refined { round, anchor } | Outcome::RefinementUnusable { round, anchor } => {
@@ -116,25 +127,35 @@ impl Search {
         self.finish(hits, to_wire(&outcome), anchor, refined).await
     }
 
-    /// Asks whether the text describes the candidate. A candidate that cannot be looked at counts as an unusable answer.
-    async fn ask(&mut self, round: usize, candidate: &Hit) -> Result<Answer, Fault> {
-        let round = u32::try_from(round).unwrap_or(u32::MAX);
-        let response = match self.image(candidate).await? {
-            Some(image) => {
-                self.emit(Event::QuestionAsked(QuestionAsked { round, candidate: Some(candidate.clone()) }))
-                    .await?;
-                self.questions.locate += 1;
-                // Always the text as the caller wrote it, whatever came before.
-                unusable_where_refused(
-                    self.clients.locate(&self.input.text, image, image_key(candidate)).await,
-                )?
-            }
-            None => None,
-        };
-        let response = response.unwrap_or_default();
-        let threshold = self.input.settings.yes_threshold();
-        let answer =
-            if response.usable { Answer::from_p_yes(response.p_yes, threshold) } else { Answer::Unusable };
+    fn subject(&self, candidates: &[Hit]) -> Subject {
+        Subject {
+            clients: self.clients.clone(),
+            collection: self.input.collection.clone(),
+            text: self.input.text.clone(),
+            candidates: candidates.to_vec(),
+            yes_threshold: self.input.settings.yes_threshold(),
+        }
+    }
+
+    /// Asks the first of the questions that may still matter: whether the text describes the candidate. One that cannot be
+    /// looked at counts as an unusable answer.
+    async fn ask(
+        &mut self,
+        rounds: &mut Rounds,
+        matter: Vec<Question<usize>>,
+        candidate: &Hit,
+    ) -> Result<Answer, Fault> {
+        let round = matter.first().map_or(0, |question| u32::try_from(question.round).unwrap_or(u32::MAX));
+        rounds.turn(matter);
+        if rounds.has_image().await? {
+            let asked = QuestionAsked { round, candidate: Some(candidate.clone()) };
+            rounds.beside(self.emit(Event::QuestionAsked(asked))).await?;
+            self.questions.locate += 1;
+        }
+        let looked = rounds.looked().await?;
+        self.last_image = looked.image.map(|image| (id(candidate).to_owned(), image));
+        let answer = rounds.subject().read(looked.response.as_ref());
+        let response = looked.response.unwrap_or_default();
         let (wire, name) = match answer {
             Answer::Yes => (v1::Answer::Yes, "yes"),
             Answer::No => (v1::Answer::No, "no"),
@@ -149,14 +170,14 @@ impl Search {
                 KeyValue::new(names::SOURCE, "model"),
             ],
         );
-        self.emit(Event::QuestionAnswered(QuestionAnswered {
+        let answered = QuestionAnswered {
             round,
             candidate_id: id(candidate).to_owned(),
             p_yes: if (0.0..=1.0).contains(&response.p_yes) { response.p_yes } else { 0.0 },
             answer: wire.into(),
             raw_text: response.raw_text,
-        }))
-        .await?;
+        };
+        rounds.beside(self.emit(Event::QuestionAnswered(answered))).await?;
         Ok(answer)
     }
 
@@ -271,14 +292,14 @@ impl Search {
 }
 
 /// The image by the hash that the gallery gives it: hashing the image itself would take an async thread's time.
-fn image_key(hit: &Hit) -> ImageKey {
+pub(crate) fn image_key(hit: &Hit) -> ImageKey {
     let hash = hit.item.as_ref().map_or("", |item| item.image_hash.as_str());
     ImageKey::of(if hash.is_empty() { id(hit) } else { hash }.as_bytes())
 }
 
 /// Nothing where a model role refuses what it was given: it came from the gallery or from the model itself, so the query
 /// goes on without it.
-fn unusable_where_refused<T>(result: Result<T, Fault>) -> Result<Option<T>, Fault> {
+pub(crate) fn unusable_where_refused<T>(result: Result<T, Fault>) -> Result<Option<T>, Fault> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(fault @ (Fault::InvalidInput { .. } | Fault::OutOfRange { .. })) => {

@@ -25,13 +25,14 @@ const BUSY_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Service {
     clients: Clients,
     defaults: Settings,
+    ask_ahead: usize,
     max_calls: usize,
     calls: Arc<Semaphore>,
 }
 
 impl Service {
-    pub(crate) fn new(clients: Clients, defaults: Settings, max_calls: usize) -> Self {
-        Self { clients, defaults, max_calls, calls: Arc::new(Semaphore::new(max_calls)) }
+    pub(crate) fn new(clients: Clients, defaults: Settings, ask_ahead: usize, max_calls: usize) -> Self {
+        Self { clients, defaults, ask_ahead, max_calls, calls: Arc::new(Semaphore::new(max_calls)) }
     }
 
     /// A place among the calls, given back when dropped.
@@ -62,10 +63,11 @@ impl CoordinatorService for Service {
             Priority::Unspecified | Priority::Interactive => Urgency::Interactive,
         };
         let clients = self.clients.by(call.deadline(), urgency).answered_by(input.adapter.clone());
+        let ask_ahead = self.ask_ahead;
         tracing::debug!(priority = input.priority.as_str_name(), rounds = input.settings.rounds(), "search");
         Ok(Response::new(Driven::spawn(|outlet| async move {
             let _place = place;
-            Search::new(input, clients, outlet).run().await
+            Search::new(input, clients, outlet).asking_ahead(ask_ahead).run().await
         })))
     }
 

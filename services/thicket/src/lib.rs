@@ -4,6 +4,7 @@
 //! Results go to stdout, with `--json` as one JSON document; logs and progress go to stderr. The exit status is 0 when
 //! the work is done, 1 when it failed, 2 for bad usage or input, and 130 or 143 after SIGINT or SIGTERM.
 
+mod capacity;
 mod cli;
 mod client;
 mod cluster;

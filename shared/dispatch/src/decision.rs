@@ -28,6 +28,17 @@ pub enum Action {
         /// Why it is sent.
         why: Why,
     },
+    /// A copy was not answered for too long: stop it.
+    Lose {
+        /// The question.
+        ticket: Ticket,
+        /// Where the copy is to be stopped.
+        replica: ReplicaId,
+        /// Whether the replica is ejected, as hung.
+        is_ejected: bool,
+        /// What becomes of the question.
+        fate: AfterFailure,
+    },
     /// Tell whoever waits that the deadline passed.
     Expire {
         /// The question, which has ended.
@@ -66,7 +77,7 @@ pub enum Refused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// The replica has too much to do and did nothing. It is left alone for as long as it asks, within
-    /// [`Backoff`](crate::Backoff).
+    /// [`Backoff`](crate::Backoff), and the question is not charged to the retry budget.
     Overloaded {
         /// What it asks for.
         retry_after: Duration,

@@ -3,10 +3,11 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::budget::Budget;
-use crate::fleet::{Fleet, Wish};
+use crate::fleet::{Fleet, Home, Totals, Wish};
 use crate::hedge::Stragglers;
 use crate::lane::Place;
 use crate::lanes::Lanes;
+use crate::overdue::Overdue;
 use crate::{
     Action, AfterFailure, AlreadyJoined, Answered, Failure, GaveUp, Lane, Question, Refused, ReplicaId,
     ReplicaView, Settings, SettingsError, Ticket, UnknownReplica, Why,
@@ -40,6 +41,8 @@ struct Open {
     passed_over: u32,
     /// Replicas that failed it or were lost with it.
     failed_at: Vec<ReplicaId>,
+    /// Where its image belongs, as last looked up.
+    home: Option<Home>,
 }
 
 impl Open {
@@ -90,12 +93,13 @@ pub struct Dispatcher {
     lanes: Lanes,
     fleet: Fleet,
     stragglers: Stragglers,
+    overdue: Overdue,
     retries: Budget,
     hedges: Budget,
     /// A running mean of all service times.
     service: Option<Duration>,
-    /// Ended, and not told yet.
-    expired: VecDeque<(Ticket, Vec<ReplicaId>)>,
+    /// What has happened and was not told yet.
+    untold: VecDeque<Action>,
 }
 
 impl Dispatcher {
@@ -114,10 +118,11 @@ impl Dispatcher {
             lanes: Lanes::new(settings.high_burst),
             fleet: Fleet::new(settings.load_percent),
             stragglers: Stragglers::new(settings.hedge_after),
+            overdue: Overdue::new(settings.silence),
             retries: Budget::new(settings.retries),
             hedges: Budget::new(settings.hedges),
             service: None,
-            expired: VecDeque::new(),
+            untold: VecDeque::new(),
         })
     }
 
@@ -134,7 +139,7 @@ impl Dispatcher {
     /// # Errors
     /// [`UnknownReplica`].
     pub fn drain(&mut self, replica: ReplicaId) -> Result<(), UnknownReplica> {
-        self.fleet.get_mut(replica)?.drain();
+        self.fleet.change(replica)?.drain();
         Ok(())
     }
 
@@ -191,6 +196,7 @@ impl Dispatcher {
             is_hedged: false,
             passed_over: 0,
             failed_at: vec![],
+            home: None,
         };
         self.open.insert(ticket, open);
         Ok(ticket)
@@ -215,17 +221,14 @@ impl Dispatcher {
     /// next call.
     pub fn poll(&mut self, now: Duration) -> Option<Action> {
         self.advance(now);
-        if let Some((ticket, stop)) = self.expired.pop_front() {
-            return Some(Action::Expire { ticket, stop });
-        }
-        self.hedge().or_else(|| self.start())
+        self.untold.pop_front().or_else(|| self.lose()).or_else(|| self.hedge()).or_else(|| self.start())
     }
 
     /// The next moment at which time alone may change what [`Self::poll`] says, once it has said nothing; `None` where
     /// no time will.
     #[must_use]
     pub fn wake_at(&self) -> Option<Duration> {
-        if !self.expired.is_empty() {
+        if !self.untold.is_empty() {
             return Some(self.now);
         }
         if self.open.is_empty() {
@@ -234,7 +237,7 @@ impl Dispatcher {
         let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
         let late = self.hedges.has_token().then(|| self.stragglers.next_late(self.now)).flatten();
         let accepts_again = self.fleet.accepts_again(self.now);
-        [deadline, late, accepts_again].into_iter().flatten().min()
+        [deadline, late, self.overdue.next(), accepts_again].into_iter().flatten().min()
     }
 
     /// Reports an answer. The first one ends the question.
@@ -248,6 +251,7 @@ impl Dispatcher {
         self.service = Some(self.service.map_or(took, |mean| mean - mean / 8 + took / 8));
         if let Some(open) = self.open.get(&ticket) {
             self.stragglers.record(open.question.kind, took);
+            self.overdue.record(open.question.kind, took);
         }
         Answered::Accepted { stop: self.end(ticket).unwrap_or_default() }
     }
@@ -265,7 +269,7 @@ impl Dispatcher {
             return AfterFailure::Late;
         }
         let backoff = &self.settings.backoff;
-        if let Ok(replica) = self.fleet.get_mut(replica) {
+        if let Ok(replica) = self.fleet.change(replica) {
             match failure {
                 Failure::Overloaded { retry_after } => replica.overloaded(self.now, retry_after, backoff),
                 Failure::Unavailable | Failure::Broken => replica.failed(self.now, backoff),
@@ -273,7 +277,8 @@ impl Dispatcher {
             }
         }
         match failure {
-            Failure::Overloaded { .. } | Failure::Unavailable => self.again(ticket, replica, true),
+            Failure::Overloaded { .. } => self.again(ticket, replica, false),
+            Failure::Unavailable => self.again(ticket, replica, true),
             Failure::Broken => self.give_up(ticket, GaveUp::Broken),
             Failure::Rejected => self.give_up(ticket, GaveUp::Rejected),
         }
@@ -307,9 +312,47 @@ impl Dispatcher {
         while let Some(&(deadline, ticket)) = self.deadlines.first()
             && deadline <= self.now
         {
+            let slow: Vec<ReplicaId> = self.open.get(&ticket).map_or_else(Vec::new, |open| {
+                let is_long = |sent| self.overdue.is_long(open.question.kind, self.now.saturating_sub(sent));
+                let flights = open.flights.iter().filter(|flight| is_long(flight.sent));
+                flights.map(|flight| flight.replica).collect()
+            });
             let stop = self.end(ticket).unwrap_or_default();
-            self.expired.push_back((ticket, stop));
+            self.untold.push_back(Action::Expire { ticket, stop });
+            for replica in slow {
+                self.blame(replica);
+            }
         }
+    }
+
+    /// Gives up a copy that was not answered for too long.
+    fn lose(&mut self) -> Option<Action> {
+        let (ticket, replica) = self.overdue.first(self.now)?;
+        self.take_flight(ticket, replica)?;
+        let is_ejected = self.blame(replica);
+        if !is_ejected && let Ok(replica) = self.fleet.change(replica) {
+            replica.failed(self.now, &self.settings.backoff);
+        }
+        let fate = self.again(ticket, replica, !is_ejected);
+        Some(Action::Lose { ticket, replica, is_ejected, fate })
+    }
+
+    /// A replica has left a copy unanswered. After too many in a row it is ejected; whether it was.
+    fn blame(&mut self, replica: ReplicaId) -> bool {
+        let Some(silence) = self.settings.silence else { return false };
+        let Ok(hung) = self.fleet.change(replica) else { return false };
+        if hung.was_silent() < silence.eject_after {
+            return false;
+        }
+        hung.failed(self.now, &self.settings.backoff);
+        let had: Vec<Ticket> = hung.in_flight().iter().copied().collect();
+        for ticket in had {
+            if self.take_flight(ticket, replica).is_some() {
+                let fate = self.again(ticket, replica, false);
+                self.untold.push_back(Action::Lose { ticket, replica, is_ejected: true, fate });
+            }
+        }
+        true
     }
 
     fn start(&mut self) -> Option<Action> {
@@ -333,22 +376,25 @@ impl Dispatcher {
 
     /// The question of a lane that starts next, and where: the first, or one behind it that finds room where its image
     /// belongs when the first does not and may still be passed over.
-    fn next(&self, lane: Lane) -> Option<(Ticket, ReplicaId)> {
-        let mut waiting = self.lanes.in_order(lane).take(LOOKED_AT);
-        let first = waiting.next()?;
-        let (elsewhere, is_home) = self.choose(first.ticket)?;
-        let has_image = self.open.get(&first.ticket)?.question.image.is_some();
-        if is_home || !has_image {
+    fn next(&mut self, lane: Lane) -> Option<(Ticket, ReplicaId)> {
+        let looked_at = if self.settings.pass_over == 0 { 1 } else { LOOKED_AT };
+        let waiting: Vec<Place> = self.lanes.in_order(lane).take(looked_at).collect();
+        let (first, behind) = waiting.split_first()?;
+        let elsewhere = self.choose(first.ticket)?;
+        if behind.is_empty() || self.home(first.ticket).is_none_or(|home| home == elsewhere) {
             return Some((first.ticket, elsewhere));
         }
-        let may_pass =
-            |ticket| self.open.get(&ticket).is_some_and(|open| open.passed_over < self.settings.pass_over);
+        let most = self.settings.pass_over;
+        let may_pass = |open: Option<&Open>| open.is_some_and(|open| open.passed_over < most);
+        let totals = self.fleet.totals(self.now);
         let mut before = first;
-        for place in waiting {
-            if !may_pass(before.ticket) || place.urgency != first.urgency {
+        for place in behind {
+            if !may_pass(self.open.get(&before.ticket)) || place.urgency != first.urgency {
                 break;
             }
-            if let Some((home, true)) = self.choose(place.ticket) {
+            if let Some(home) = self.home(place.ticket)
+                && self.goes_home(place.ticket, home, totals)
+            {
                 return Some((place.ticket, home));
             }
             before = place;
@@ -356,13 +402,36 @@ impl Dispatcher {
         Some((first.ticket, elsewhere))
     }
 
-    /// The replica that takes a waiting question, and whether its image belongs there.
-    fn choose(&self, ticket: Ticket) -> Option<(ReplicaId, bool)> {
+    /// The replica that takes a waiting question.
+    fn choose(&self, ticket: Ticket) -> Option<ReplicaId> {
         let open = self.open.get(&ticket)?;
-        let wish = Wish { ticket, image: open.question.image, avoid: &open.failed_at, except: &[] };
-        let replica = self.fleet.choose(wish, self.now)?;
-        let home = open.question.image.and_then(|image| self.fleet.home(image, self.now));
-        Some((replica, home == Some(replica)))
+        let wish = Wish {
+            ticket,
+            image: open.question.image,
+            avoid: &open.failed_at,
+            except: &[],
+            is_patient: open.question.lane == Lane::Ahead,
+        };
+        self.fleet.choose(wish, self.now)
+    }
+
+    /// The replica where a question's image belongs.
+    fn home(&mut self, ticket: Ticket) -> Option<ReplicaId> {
+        let open = self.open.get_mut(&ticket)?;
+        let home = self.fleet.home(open.question.image?, open.home, self.now);
+        open.home = Some(home);
+        home.replica()
+    }
+
+    /// Whether [`Self::choose`] gives a question to the replica where its image belongs.
+    fn goes_home(&self, ticket: Ticket, home: ReplicaId, totals: Totals) -> bool {
+        let Some((open, replica)) = self.open.get(&ticket).zip(self.fleet.get(home)) else { return false };
+        let is_patient = open.question.lane == Lane::Ahead;
+        if !self.fleet.has_room(replica, totals) || (is_patient && replica.load() > 0) {
+            return false;
+        }
+        // It is the first in the image's order; only having failed the question puts it behind others.
+        !open.failed_at.contains(&home) || self.choose(ticket) == Some(home)
     }
 
     fn hedge(&mut self) -> Option<Action> {
@@ -371,8 +440,13 @@ impl Dispatcher {
         }
         let elsewhere = |ticket| {
             let open = self.open.get(&ticket)?;
-            let wish =
-                Wish { ticket, image: open.question.image, avoid: &open.failed_at, except: &open.replicas() };
+            let wish = Wish {
+                ticket,
+                image: open.question.image,
+                avoid: &open.failed_at,
+                except: &open.replicas(),
+                is_patient: false,
+            };
             Some((ticket, self.fleet.choose(wish, self.now)?))
         };
         let (ticket, replica) = self.stragglers.late(self.now).find_map(elsewhere)?;
@@ -387,6 +461,7 @@ impl Dispatcher {
         if let Some(open) = self.open.get_mut(&ticket) {
             open.sends += 1;
             open.flights.push(Flight { replica, sent: self.now });
+            self.overdue.watch(open.question.kind, self.now, ticket, replica);
         }
         if let Ok(replica) = self.fleet.get_mut(replica) {
             replica.take(ticket);
@@ -398,7 +473,9 @@ impl Dispatcher {
         let open = self.open.get(&ticket)?;
         let position = open.flights.iter().position(|flight| flight.replica == replica)?;
         self.unwatch(ticket);
-        let flight = self.open.get_mut(&ticket)?.flights.remove(position);
+        let open = self.open.get_mut(&ticket)?;
+        let flight = open.flights.remove(position);
+        self.overdue.forget(open.question.kind, flight.sent, ticket, replica);
         if let Ok(replica) = self.fleet.get_mut(replica) {
             replica.give_back(ticket);
         }
@@ -435,6 +512,9 @@ impl Dispatcher {
             self.deadlines.remove(&(deadline, ticket));
         }
         self.lanes.remove(open.question.lane, &open.place);
+        for flight in &open.flights {
+            self.overdue.forget(open.question.kind, flight.sent, ticket, flight.replica);
+        }
         let replicas = open.replicas();
         for replica in &replicas {
             if let Ok(replica) = self.fleet.get_mut(*replica) {

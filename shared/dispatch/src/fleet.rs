@@ -30,6 +30,23 @@ pub(crate) struct Wish<'a> {
     pub(crate) avoid: &'a [ReplicaId],
     /// Never taken.
     pub(crate) except: &'a [ReplicaId],
+    /// Whether only a replica that has nothing to do is taken.
+    pub(crate) is_patient: bool,
+}
+
+/// What the replicas that accept questions have, and may have, together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Totals {
+    load: usize,
+    limit: u64,
+}
+
+/// Where an image belongs, and for how long that is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Home {
+    replica: Option<ReplicaId>,
+    generation: u64,
+    until: Option<Duration>,
 }
 
 /// The replicas that have joined.
@@ -37,27 +54,41 @@ pub(crate) struct Wish<'a> {
 pub(crate) struct Fleet {
     replicas: BTreeMap<ReplicaId, Replica>,
     load_percent: u32,
+    /// Changes with whatever but time may change who accepts questions.
+    generation: u64,
 }
 
 impl Fleet {
     pub(crate) fn new(load_percent: u32) -> Self {
-        Self { replicas: BTreeMap::new(), load_percent }
+        Self { replicas: BTreeMap::new(), load_percent, generation: 0 }
     }
 
     pub(crate) fn join(&mut self, replica: ReplicaId, capacity: u32) -> Result<(), AlreadyJoined> {
         if self.replicas.contains_key(&replica) {
             return Err(AlreadyJoined { replica });
         }
+        self.generation += 1;
         self.replicas.insert(replica, Replica::new(capacity));
         Ok(())
     }
 
     pub(crate) fn leave(&mut self, replica: ReplicaId) -> Result<BTreeSet<Ticket>, UnknownReplica> {
+        self.generation += 1;
         self.replicas.remove(&replica).map(Replica::into_in_flight).ok_or(UnknownReplica { replica })
     }
 
+    pub(crate) fn get(&self, replica: ReplicaId) -> Option<&Replica> {
+        self.replicas.get(&replica)
+    }
+
+    /// For what a replica has; what may change whether it accepts questions goes through [`Self::change`].
     pub(crate) fn get_mut(&mut self, replica: ReplicaId) -> Result<&mut Replica, UnknownReplica> {
         self.replicas.get_mut(&replica).ok_or(UnknownReplica { replica })
+    }
+
+    pub(crate) fn change(&mut self, replica: ReplicaId) -> Result<&mut Replica, UnknownReplica> {
+        self.generation += 1;
+        self.get_mut(replica)
     }
 
     /// Most questions that all who are not draining may have at a time.
@@ -80,30 +111,58 @@ impl Fleet {
         self.replicas.values().filter_map(|replica| replica.accepts_again(now)).min()
     }
 
-    /// Where an image belongs: the first in the order that it gives those who accept questions, whatever they have.
-    pub(crate) fn home(&self, image: ImageKey, now: Duration) -> Option<ReplicaId> {
+    /// Where an image belongs: the first in the order that it gives those who accept questions, whatever they have. What was
+    /// `known` before is used for as long as it holds: to weigh hundreds of replicas takes a while.
+    pub(crate) fn home(&self, image: ImageKey, known: Option<Home>, now: Duration) -> Home {
+        let holds =
+            |home: &Home| home.generation == self.generation && home.until.is_none_or(|until| now < until);
+        if let Some(home) = known.filter(holds) {
+            return home;
+        }
         let weigh = |(id, replica): (&ReplicaId, &Replica)| (weight(image.0, id.0, replica.capacity()), *id);
         let accepting = self.replicas.iter().filter(|(_, replica)| replica.accepts(now));
-        accepting.map(weigh).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, id)| id)
+        let heaviest = accepting.map(weigh).max_by(|a, b| a.0.total_cmp(&b.0));
+        let replica = heaviest.map(|(_, id)| id);
+        Home { replica, generation: self.generation, until: self.accepts_again(now) }
+    }
+
+    pub(crate) fn totals(&self, now: Duration) -> Totals {
+        let accepting = self.replicas.values().filter(|replica| replica.accepts(now));
+        accepting.fold(Totals { load: 0, limit: 0 }, |totals, replica| Totals {
+            load: totals.load + replica.load(),
+            limit: totals.limit + u64::from(replica.limit()),
+        })
+    }
+
+    /// Whether a replica that accepts questions has room and is below its bound.
+    pub(crate) fn has_room(&self, replica: &Replica, totals: Totals) -> bool {
+        // Load is below its share of c (load + 1), rounded up: compared without division.
+        let share = u128::from(self.load_percent) * (totals.load as u128 + 1) * u128::from(replica.limit());
+        replica.has_room() && replica.load() as u128 * 100 * u128::from(totals.limit) < share
     }
 
     /// The replica for a question: of those that have room and are below their bound, the first in the order that the
     /// image gives them; for a question without an image the least loaded. `None` only where no replica that may be
     /// taken has room, or all that have are excepted or at their bound.
     pub(crate) fn choose(&self, wish: Wish<'_>, now: Duration) -> Option<ReplicaId> {
-        let accepting = || self.replicas.iter().filter(|(_, replica)| replica.accepts(now));
-        let load: usize = accepting().map(|(_, replica)| replica.load()).sum();
-        let limit: u64 = accepting().map(|(_, replica)| u64::from(replica.limit())).sum();
-        let below_bound = |replica: &Replica| {
-            // Load is below its share of c (load + 1), rounded up: compared without division.
-            let share = u128::from(self.load_percent) * (load as u128 + 1) * u128::from(replica.limit());
-            replica.load() as u128 * 100 * u128::from(limit) < share
-        };
-        accepting()
-            .filter(|(id, replica)| replica.has_room() && below_bound(replica) && !wish.except.contains(id))
+        let totals = self.totals(now);
+        self.replicas
+            .iter()
+            .filter(|(id, replica)| {
+                replica.accepts(now)
+                    && self.has_room(replica, totals)
+                    && !(wish.is_patient && replica.load() > 0)
+                    && !wish.except.contains(id)
+            })
             .map(|(&id, replica)| Preference::new(id, replica, wish))
             .max_by(Preference::compare)
             .map(|preferred| preferred.replica)
+    }
+}
+
+impl Home {
+    pub(crate) fn replica(&self) -> Option<ReplicaId> {
+        self.replica
     }
 }
 

@@ -10,7 +10,7 @@ pub enum Lane {
     High,
     /// Everything else that somebody waits for.
     Low,
-    /// Questions whose answers may turn out not to be needed.
+    /// Questions whose answers may turn out not to be needed: for replicas that have nothing else to do.
     Ahead,
 }
 

@@ -61,6 +61,8 @@ pub(crate) struct Replica {
     /// In a row, those during one back-off counted once.
     failures: u32,
     backed_off_until: Duration,
+    /// Copies that it left unanswered since it answered last.
+    unanswered: u32,
 }
 
 impl Replica {
@@ -71,6 +73,7 @@ impl Replica {
             in_flight: BTreeSet::new(),
             failures: 0,
             backed_off_until: Duration::ZERO,
+            unanswered: 0,
         }
     }
 
@@ -125,6 +128,10 @@ impl Replica {
         self.in_flight.remove(&ticket);
     }
 
+    pub(crate) fn in_flight(&self) -> &BTreeSet<Ticket> {
+        &self.in_flight
+    }
+
     pub(crate) fn into_in_flight(self) -> BTreeSet<Ticket> {
         self.in_flight
     }
@@ -132,6 +139,13 @@ impl Replica {
     /// It works: a trial ends.
     pub(crate) fn responded(&mut self) {
         self.failures = 0;
+        self.unanswered = 0;
+    }
+
+    /// It left a copy unanswered; how many that makes in a row.
+    pub(crate) fn was_silent(&mut self) -> u32 {
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.unanswered
     }
 
     /// It does not work. Of the questions that fail together with one crash, the first is counted.

@@ -78,6 +78,25 @@ impl HedgeAfter {
     pub const LEAST: usize = 32;
 }
 
+/// After what time without an answer a copy counts as lost, and a replica as hung.
+///
+/// A copy that is lost goes to another replica like one that failed. A replica that leaves several in a row unanswered is
+/// ejected: what else it has goes elsewhere without being charged to the retry budget, and it is left alone and then tried
+/// with one question, as after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// Never before this, above 0.
+    pub least: Duration,
+    /// A multiple, in percent and at least 100, of the time within which 95 of a hundred of the last
+    /// [`HedgeAfter::WINDOW`] answers of the same kind came.
+    pub percent: u32,
+    /// After this while fewer than [`HedgeAfter::LEAST`] answers of the kind are known.
+    pub unknown: Duration,
+    /// Copies in a row that a replica leaves unanswered before it is ejected, at least 1. One that its caller's deadline
+    /// ends counts if it took twice as long as usual, or [`Self::least`].
+    pub eject_after: u32,
+}
+
 /// How a dispatcher works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -102,6 +121,8 @@ pub struct Settings {
     pub hedge_after: HedgeAfter,
     /// Questions sent so.
     pub hedges: Share,
+    /// When a copy counts as lost; `None` for never.
+    pub silence: Option<Silence>,
 }
 
 /// Settings that no dispatcher can work with.
@@ -144,6 +165,11 @@ impl Settings {
         at_least("backoff.cap", self.backoff.base.as_nanos(), self.backoff.cap.as_nanos())?;
         at_most("retries.percent", 100, self.retries.percent)?;
         at_most("hedges.percent", 100, self.hedges.percent)?;
+        if let Some(silence) = &self.silence {
+            at_least("silence.least", 1, silence.least.as_nanos())?;
+            at_least("silence.percent", 100, silence.percent.into())?;
+            at_least("silence.eject_after", 1, silence.eject_after.into())?;
+        }
         match self.hedge_after {
             HedgeAfter::Never => Ok(()),
             HedgeAfter::Fixed(delay) => at_least("hedge_after", 1, delay.as_nanos()),
@@ -157,8 +183,9 @@ impl Settings {
 }
 
 impl Default for Settings {
-    /// Queues of 1,024, 4,096 and 256; four of the high lane to one of the low; strict order; loads of at most 1.25 times the fair
-    /// share; three attempts; back-off from 100 ms to 10 s; a tenth of the calls retried; no hedging.
+    /// Queues of 1,024, 4,096 and 256; four of the high lane to one of the low; strict order; loads of at most 1.25 times
+    /// the fair share; three attempts; back-off from 100 ms to 10 s; a tenth of the calls retried; no hedging; a copy lost
+    /// after ten times the usual time, at least 10 s, 2 minutes while that is unknown; a replica ejected after three.
     fn default() -> Self {
         Self {
             queue: QueueLimits { high: 1024, low: 4096, ahead: 256 },
@@ -170,6 +197,12 @@ impl Default for Settings {
             retries: Share { percent: 10, burst: 10 },
             hedge_after: HedgeAfter::Never,
             hedges: Share { percent: 5, burst: 5 },
+            silence: Some(Silence {
+                least: Duration::from_secs(10),
+                percent: 1_000,
+                unknown: Duration::from_secs(120),
+                eject_after: 3,
+            }),
         }
     }
 }
@@ -197,6 +230,9 @@ mod tests {
         assert_eq!(small.check().unwrap_err().to_string(), "load_percent: at least 100, got 99");
         let large = Settings { retries: Share { percent: 101, burst: 0 }, ..Settings::default() };
         assert_eq!(large.check().unwrap_err().to_string(), "retries.percent: at most 100, got 101");
+        let silence = Settings::default().silence.map(|silence| Silence { eject_after: 0, ..silence });
+        let never = Settings { silence, ..Settings::default() };
+        assert_eq!(never.check().unwrap_err().to_string(), "silence.eject_after: at least 1, got 0");
         let second = Duration::from_secs(1);
         let crossed = Settings { backoff: Backoff { base: second, cap: second / 2 }, ..Settings::default() };
         assert!(crossed.check().unwrap_err().to_string().starts_with("backoff.cap: at least"));

@@ -159,7 +159,7 @@ fn pictures(report: &Report) -> Result<BTreeMap<&str, Picture<'_>>, ReportError>
     Ok(pictures)
 }
 
-fn serde<T: Serialize>(value: T) -> Value {
+pub(crate) fn serde<T: Serialize>(value: T) -> Value {
     Value::from(Serde(value))
 }
 
@@ -306,7 +306,7 @@ fn seconds(value: f64) -> String {
     }
 }
 
-fn template_error(error: minijinja::Error) -> ReportError {
+pub(crate) fn template_error(error: minijinja::Error) -> ReportError {
     ReportError::Template { reason: format!("{error:#}") }
 }
 

@@ -5,7 +5,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
-use thicket_telemetry::{Side, code_name, propagate, record_rpc};
+use opentelemetry::KeyValue;
+use parking_lot::Mutex;
+use thicket_telemetry::{Side, code_name, instruments, names, propagate, record_rpc};
 use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::transport::server::TcpConnectInfo;
@@ -22,6 +24,9 @@ use crate::{Fault, methods};
 /// When a caller should come back to a role that is loading its model.
 const STARTING_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often calls that come too late are logged.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
 /// What the calls of one server share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -32,9 +37,25 @@ pub(crate) struct Shared {
     pub(crate) stream_deadline: Duration,
     /// Calls that the drain waits for.
     pub(crate) in_flight: watch::Sender<usize>,
+    /// When a call that came too late was logged last.
+    pub(crate) told_expired: Mutex<Option<Instant>>,
 }
 
 impl Shared {
+    /// Refuses a call that nobody waits for any more before anything is done for it.
+    fn in_time(&self, deadline: Deadline, method: &'static str) -> Result<(), Fault> {
+        if deadline.remaining().is_some() {
+            return Ok(());
+        }
+        instruments().admission_rejected.add(1, &[KeyValue::new(names::REASON, "DEADLINE_EXCEEDED")]);
+        let mut told = self.told_expired.lock();
+        if told.is_none_or(|at| at.elapsed() > TOLD_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(method, "a call came after its deadline; told at most once a minute");
+        }
+        Err(Fault::DeadlineExceeded)
+    }
+
     fn admit(&self) -> Result<(), Fault> {
         match self.health.snapshot().state {
             State::Starting => {
@@ -188,7 +209,8 @@ fn open(shared: &Arc<Shared>, request: &Request<Body>, deadline: Deadline) -> Re
         started: Instant::now(),
         call: None,
     };
-    match shared.admit().and_then(|()| shared.auth.identify(headers)) {
+    let admitted = shared.admit().and_then(|()| shared.auth.identify(headers));
+    match admitted.and_then(|caller| shared.in_time(deadline, method).map(|()| caller)) {
         Ok(caller) => {
             let call = Call::new(caller, deadline);
             Ok((Opened { call: Some(call.clone()), ..opened }, call))

@@ -19,6 +19,7 @@ mod batches;
 mod body;
 mod call;
 mod client;
+mod clock;
 mod grpc_health;
 mod health;
 mod input;

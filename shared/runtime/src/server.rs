@@ -18,7 +18,7 @@ use crate::grpc_health::GrpcHealth;
 use crate::health::{Health, State};
 use crate::layer::{CallLayer, Shared};
 use crate::role::{Role, RoleConfig};
-use crate::{Failure, admin};
+use crate::{Failure, admin, clock};
 
 /// Largest message in either direction, in bytes. tonic has no limit on what it sends and 4 MiB on what it takes: set
 /// both on every server and client (`max_decoding_message_size`, `max_encoding_message_size`).
@@ -173,6 +173,7 @@ impl Server {
             unary_deadline: config.unary_deadline,
             stream_deadline: config.stream_deadline,
             in_flight: watch::Sender::new(0),
+            told_expired: parking_lot::Mutex::new(None),
         };
         Ok(Self {
             role,
@@ -217,6 +218,7 @@ impl Server {
             let router = admin::router(self.role, health.clone());
             tokio::spawn(async move { axum::serve(listener, router).await })
         });
+        let clocks = tokio::spawn(clock::watch());
         let (go_away, told) = oneshot::channel::<()>();
         let grpc = tokio::spawn(
             tonic::transport::Server::builder()
@@ -251,6 +253,7 @@ impl Server {
         let abort = grpc.abort_handle();
         let _ = tokio::time::timeout(LINGER, grpc).await;
         abort.abort();
+        clocks.abort();
         if let Some(admin) = admin {
             admin.abort();
         }

@@ -11,6 +11,10 @@ pub struct Capacity {
     pub failed: usize,
     /// Finished queries a second, from the first arrival to the last end.
     pub per_second: f64,
+    /// Finished queries a second while the middle half of them ended: neither filling up nor running empty counts.
+    pub sustained: f64,
+    /// Queries that were under way at a time, on average.
+    pub under_way: f64,
     /// Time from arrival to outcome that half of the finished queries do not exceed.
     pub p50: Duration,
     /// The same for 99 of a hundred.
@@ -33,17 +37,34 @@ pub fn capacity(scenario: &Scenario, seed: u64) -> Result<Capacity, ScenarioErro
     let mut latencies: Vec<Duration> =
         finished().map(|(query, _, _, ended)| *ended - run.arrivals[*query]).collect();
     latencies.sort_unstable();
+    // In the order of time, as the ends are.
+    let ends: Vec<Duration> = finished().map(|(.., ended)| *ended).collect();
     let first = run.arrivals.first().copied().unwrap_or_default();
-    let last = finished().map(|(.., ended)| *ended).max().unwrap_or(first);
-    let seconds = (last - first).as_secs_f64();
+    let span = ends.last().map_or(Duration::ZERO, |last| last.saturating_sub(first));
+    let waited: Duration = latencies.iter().sum();
     Ok(Capacity {
         finished: latencies.len(),
         failed: run.ends.len() - latencies.len(),
-        per_second: if seconds > 0.0 { latencies.len() as f64 / seconds } else { 0.0 },
+        per_second: ratio(latencies.len() as f64, span),
+        sustained: sustained(&ends),
+        under_way: ratio(waited.as_secs_f64(), span),
         p50: quantile(&latencies, 50),
         p99: quantile(&latencies, 99),
         questions: run.sent,
     })
+}
+
+/// Ends a second between the first and the last quarter.
+fn sustained(ends: &[Duration]) -> f64 {
+    let (from, to) = (ends.len() / 4, ends.len() * 3 / 4);
+    match (ends.get(from), ends.get(to)) {
+        (Some(first), Some(last)) => ratio((to - from) as f64, *last - *first),
+        _ => 0.0,
+    }
+}
+
+fn ratio(count: f64, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { count / time.as_secs_f64() }
 }
 
 /// The smallest of the sorted times that so many percent of them do not exceed.

@@ -9,6 +9,7 @@ use thicket_thi::{Answer, Interaction};
 use crate::coordinator::{Coordinator, Effect};
 use crate::fault::{self, Fault};
 use crate::machine::{Arrival, Call, CallId, Machine, Task};
+use crate::station::Station;
 use crate::timeline::Timeline;
 use crate::{Cohort, End, Scenario, ScenarioError};
 
@@ -72,10 +73,19 @@ enum Reply {
     Failure(Failure),
 }
 
+/// A query to be ranked.
+#[derive(Debug, Clone, Copy)]
+enum Rank {
+    First(usize),
+    Again(usize),
+}
+
 #[derive(Debug)]
 enum Event {
     /// A query arrives.
     Arrives(usize),
+    /// A query has been ranked.
+    Ranked(Rank),
     /// A query that was refused tries again.
     Later(usize),
     /// A message to a replica arrives.
@@ -103,6 +113,7 @@ struct Cluster<'a> {
     numbers: BTreeMap<ReplicaId, usize>,
     machines: Vec<Machine>,
     coordinator: Coordinator<'a>,
+    ranking: Station<Rank>,
     woken_at: Option<Duration>,
     sent: usize,
     late: usize,
@@ -125,6 +136,7 @@ impl<'a> Cluster<'a> {
             machines: names.iter().map(|_| Machine::new(scenario.slots)).collect(),
             names,
             coordinator,
+            ranking: Station::new(scenario.ranking.slots),
             woken_at: None,
             sent: 0,
             late: 0,
@@ -153,7 +165,16 @@ impl<'a> Cluster<'a> {
     fn happens(&mut self, event: Event) {
         let now = self.timeline.now();
         match event {
-            Event::Arrives(query) => self.coordinator.arrives(query, now),
+            Event::Arrives(query) => self.rank(Rank::First(query)),
+            Event::Ranked(rank) => {
+                if let Some(next) = self.ranking.done() {
+                    self.begin_ranking(next);
+                }
+                match rank {
+                    Rank::First(query) => self.coordinator.arrives(query, now),
+                    Rank::Again(query) => self.coordinator.ranked_again(query, now),
+                }
+            }
             Event::Later(query) => self.coordinator.go_on(query, now),
             Event::Asked(call) => self.asked(call),
             Event::Stopped(replica, call) => {
@@ -190,7 +211,19 @@ impl<'a> Cluster<'a> {
                 self.message(self.numbers[&replica], Event::Stopped(replica, call));
             }
             Effect::Later(query, moment) => self.timeline.at(moment, Event::Later(query)),
+            Effect::RankAgain(query) => self.rank(Rank::Again(query)),
         }
+    }
+
+    fn rank(&mut self, rank: Rank) {
+        if let Some(rank) = self.ranking.arrives(rank) {
+            self.begin_ranking(rank);
+        }
+    }
+
+    fn begin_ranking(&mut self, rank: Rank) {
+        let takes = self.scenario.ranking.takes.draw(&mut self.rng);
+        self.timeline.after(takes, Event::Ranked(rank));
     }
 
     /// Sends a message to or from a replica; it may be lost on the way.
@@ -286,6 +319,11 @@ impl<'a> Cluster<'a> {
                     self.coordinator.join(name, now);
                 }
                 machine.loses_lease = false;
+            }
+            Fault::Hang => machine.is_hung = true,
+            Fault::Resume => {
+                machine.is_hung = false;
+                self.begin(number);
             }
             Fault::Slow => machine.is_slow = true,
             Fault::Recover => machine.is_slow = false,

@@ -29,6 +29,8 @@ pub(crate) enum Effect {
     Stop(ReplicaId, CallId),
     /// Call [`Coordinator::go_on`] then.
     Later(usize, Duration),
+    /// Rank a refined query, then call [`Coordinator::ranked_again`].
+    RankAgain(usize),
 }
 
 /// A query under way.
@@ -87,6 +89,10 @@ impl<'a> Coordinator<'a> {
         while let Some(action) = self.dispatcher.poll(now) {
             match action {
                 Action::Ask { ticket, replica, .. } => self.ask(ticket, replica),
+                Action::Lose { ticket, replica, fate, .. } => {
+                    self.stop(ticket, &[replica]);
+                    self.fate(ticket, fate, now);
+                }
                 Action::Expire { ticket, stop } => {
                     self.stop(ticket, &stop);
                     if let Some(Work { query, .. }) = self.closed(ticket) {
@@ -133,6 +139,14 @@ impl<'a> Coordinator<'a> {
             Search { interaction, open: BTreeMap::new(), deadline, is_described: false, has_ended: false };
         self.searches.insert(query, search);
         self.go_on(query, now);
+    }
+
+    /// A refined query has its final ranking.
+    pub(crate) fn ranked_again(&mut self, query: usize, now: Duration) {
+        let step = self.searches.get(&query).map(|search| search.interaction.step());
+        if let Some(Step::Done(outcome)) = step {
+            self.end(query, End::Done(outcome), now);
+        }
     }
 
     /// Whether a call is still waited for.
@@ -199,6 +213,7 @@ impl<'a> Coordinator<'a> {
                 vec![(Task::Describe, Lane::Low, Some(anchor))]
             }
             Step::Refine { .. } => vec![(Task::Aggregate, Lane::Low, None)],
+            Step::Done(Outcome::Refined { .. }) => return self.effects.push(Effect::RankAgain(query)),
             Step::Done(outcome) => return self.end(query, End::Done(outcome), now),
         };
         let unwanted: Vec<Ticket> = search

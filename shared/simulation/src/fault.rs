@@ -23,6 +23,10 @@ pub(crate) enum Fault {
     Slow,
     /// It is as fast as before.
     Recover,
+    /// It answers nothing and keeps its lease.
+    Hang,
+    /// It works again; what it would have answered meanwhile is lost.
+    Resume,
 }
 
 /// Draws when what happens to which replica. Faults of one replica may overlap.
@@ -45,5 +49,6 @@ pub(crate) fn draw(faults: &Faults, replicas: usize, rng: &mut impl Rng) -> Vec<
     add(faults.partitions, |loses_lease| [Fault::Partition { loses_lease }, Fault::Heal], None);
     add(faults.slow, |_| [Fault::Slow, Fault::Recover], None);
     add(faults.drains, |_| [Fault::Drain, Fault::Stop], Some(Fault::Start));
+    add(faults.hangs, |_| [Fault::Hang, Fault::Resume], None);
     plan
 }

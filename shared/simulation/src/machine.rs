@@ -53,6 +53,8 @@ pub(crate) struct Machine {
     pub(crate) is_up: bool,
     pub(crate) is_slow: bool,
     pub(crate) is_cut_off: bool,
+    /// Takes everything and answers nothing.
+    pub(crate) is_hung: bool,
     /// Whether it keeps its lease while it is cut off.
     pub(crate) loses_lease: bool,
 }
@@ -67,6 +69,7 @@ impl Machine {
             is_up: true,
             is_slow: false,
             is_cut_off: false,
+            is_hung: false,
             loses_lease: false,
         }
     }
@@ -90,7 +93,8 @@ impl Machine {
     /// Begins with what waits while there is a slot, and says how long each takes.
     pub(crate) fn begin(&mut self, service: &Service, rng: &mut impl Rng) -> Vec<(CallId, Duration)> {
         let mut begun = Vec::new();
-        while self.running.len() < self.slots
+        while !self.is_hung
+            && self.running.len() < self.slots
             && let Some(call) = self.queue.pop_front()
         {
             let slowness = if self.is_slow { 10 } else { 1 };
@@ -102,7 +106,7 @@ impl Machine {
 
     /// The call that is done; `None` where it was stopped or lost.
     pub(crate) fn done(&mut self, id: CallId) -> Option<Call> {
-        self.running.remove(&id)
+        self.running.remove(&id).filter(|_| !self.is_hung)
     }
 
     pub(crate) fn stop(&mut self, id: CallId) {

@@ -42,6 +42,33 @@ pub struct Service {
     pub images_held: usize,
 }
 
+/// Where the candidates of a query come from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Candidates {
+    /// From a similarity drawn for every image of the gallery: for galleries of up to some thousands.
+    Ranked,
+    /// Drawn alone, any image being as likely as another: for galleries of any size.
+    Drawn {
+        /// Share of the queries that are of the high class, 0 to 1.
+        high: f64,
+    },
+}
+
+/// How the roles that rank work: a query is ranked before its interaction and, if it was refined, once more. A query's
+/// patience begins after the first ranking and ends before the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ranking {
+    /// Queries that are ranked at a time, at least 1; the others wait.
+    pub slots: usize,
+    /// How long it takes to embed a text and to search with it.
+    pub takes: Spread,
+}
+
+impl Ranking {
+    /// It takes no time.
+    pub const INSTANT: Self = Self { slots: usize::MAX, takes: Spread::fixed(Duration::ZERO) };
+}
+
 /// How messages travel between the coordinator and its replicas.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Network {
@@ -66,6 +93,8 @@ pub struct Faults {
     pub slow: usize,
     /// Replicas that drain, stop and start again.
     pub drains: usize,
+    /// Replicas that answer nothing of what they have and get, and keep their lease.
+    pub hangs: usize,
 }
 
 impl Faults {
@@ -77,6 +106,7 @@ impl Faults {
         partitions: 0,
         slow: 0,
         drains: 0,
+        hangs: 0,
     };
 }
 
@@ -91,6 +121,10 @@ pub struct Scenario {
     pub queries: usize,
     /// Images in the gallery.
     pub gallery: usize,
+    /// Which of them a query is about.
+    pub candidates: Candidates,
+    /// How they are found.
+    pub ranking: Ranking,
     /// Time between two queries.
     pub arrivals: Spread,
     /// Share of the candidates that are confirmed, 0 to 1.
@@ -148,12 +182,17 @@ impl Scenario {
             ("at_a_time", self.at_a_time == 0),
             ("replicas", self.replicas == 0),
             ("slots", self.slots == 0),
+            ("ranking.slots", self.ranking.slots == 0),
             ("call_timeout", self.call_timeout.is_zero()),
         ];
         if let Some((field, _)) = counts.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(ScenarioError::Zero { field });
         }
-        let shares = [("yes", self.yes), ("network.loss", self.network.loss)];
+        let high = match self.candidates {
+            Candidates::Ranked => 0.0,
+            Candidates::Drawn { high } => high,
+        };
+        let shares = [("yes", self.yes), ("network.loss", self.network.loss), ("candidates.high", high)];
         match shares.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
             Some((field, actual)) => Err(ScenarioError::Share { field, actual }),
             None => Ok(()),

@@ -47,6 +47,10 @@ pub struct Instruments {
     pub discovery_connected: Gauge<u64>,
     pub discovery_members: Gauge<u64>,
     pub discovery_ignored: Counter<u64>,
+    pub thi_ahead: Counter<u64>,
+    pub calls_resent: Counter<u64>,
+    pub replica_ejections: Counter<u64>,
+    pub clock_jumps: Counter<u64>,
     pub export_failures: Counter<u64>,
 }
 
@@ -161,6 +165,18 @@ impl Instruments {
                 "{registration}",
                 "Registrations that were ignored.",
             ),
+            thi_ahead: counter(
+                names::THI_AHEAD,
+                "{question}",
+                "Questions of later rounds asked ahead of their turn.",
+            ),
+            calls_resent: counter(names::CALLS_RESENT, "{call}", "Calls sent to a replica once more."),
+            replica_ejections: counter(
+                names::REPLICA_EJECTIONS,
+                "{ejection}",
+                "Replicas taken out because they left calls or health checks unanswered.",
+            ),
+            clock_jumps: counter(names::CLOCK_JUMPS, "{jump}", "Jumps of the wall clock."),
             export_failures: counter(
                 names::EXPORT_FAILURES,
                 "{batch}",
@@ -300,6 +316,10 @@ mod tests {
         all.discovery_connected.record(1, &[]);
         all.discovery_members.record(3, &[]);
         all.discovery_ignored.add(1, &[]);
+        all.thi_ahead.add(1, &[]);
+        all.calls_resent.add(1, &[]);
+        all.replica_ejections.add(1, &[]);
+        all.clock_jumps.add(1, &[]);
 
         let text = prometheus_text();
         for name in [
@@ -328,6 +348,10 @@ mod tests {
             "thicket_discovery_connected",
             "thicket_discovery_members",
             "thicket_discovery_ignored_total",
+            "thicket_thi_ahead_total",
+            "thicket_calls_resent_total",
+            "thicket_replica_ejections_total",
+            "thicket_clock_jumps_total",
         ] {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing in\n{text}");
         }

@@ -51,8 +51,16 @@ pub const GALLERY_VECTORS: &str = "thicket.gallery.vectors";
 pub const DISCOVERY_CONNECTED: &str = "thicket.discovery.connected";
 /// Gauge, members known, by [`ROLE`].
 pub const DISCOVERY_MEMBERS: &str = "thicket.discovery.members";
-/// Counter, registrations ignored, by [`REASON`].
+/// Counter, registrations and members ignored, by [`REASON`].
 pub const DISCOVERY_IGNORED: &str = "thicket.discovery.ignored";
+/// Counter, questions of later rounds asked ahead of their turn, by [`OUTCOME`].
+pub const THI_AHEAD: &str = "thicket.thi.ahead";
+/// Counter, calls sent to a replica once more, by [`ROLE`] and [`REASON`] (`retry` or `hedge`).
+pub const CALLS_RESENT: &str = "thicket.calls.resent";
+/// Counter, replicas taken out because they left calls or health checks unanswered, by [`ROLE`].
+pub const REPLICA_EJECTIONS: &str = "thicket.replica.ejections";
+/// Counter, jumps of the wall clock.
+pub const CLOCK_JUMPS: &str = "thicket.clock.jumps";
 /// Counter, batches of spans that could not be exported.
 pub const EXPORT_FAILURES: &str = "thicket.telemetry.export.failures";
 
@@ -90,6 +98,8 @@ pub const PART: &str = "part";
 pub const ROLE: &str = "role";
 /// Why a request was refused, or a registration ignored.
 pub const REASON: &str = "reason";
+/// What became of a question asked ahead: `used`, `unneeded` (answered in vain), `cancelled` or `failed`.
+pub const OUTCOME: &str = "outcome";
 /// State of a replica.
 pub const STATE: &str = "state";
 /// Round of the interaction, from 1.

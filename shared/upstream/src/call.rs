@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
-use thicket_dispatch::{AfterFailure, Failure, ReplicaId, Ticket};
+use thicket_dispatch::{AfterFailure, Failure, Lane, ReplicaId, Ticket};
 use thicket_runtime::{Deadline, Fault, Peer, Role};
 use tonic::{Code, Response, Status};
 
+use crate::Turn;
 use crate::upstream::{Ask, Order, Shared, Upstream};
 
 /// Gives a question up, unless it has ended, when its caller goes.
@@ -36,6 +37,43 @@ impl Upstream {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.call_in(ask, None, deadline, send).await
+    }
+
+    /// The same ahead of its turn: it waits in [`Lane::Ahead`], whatever the lane of `ask`, until the turn has come, and in the
+    /// low lane from then on, at the place of its arrival. Made after that it is a [`Self::call`].
+    ///
+    /// # Errors
+    /// Those of [`Self::call`].
+    ///
+    /// # Cancel safety
+    /// That of [`Self::call`].
+    pub async fn call_ahead<T, F>(
+        &self,
+        ask: Ask,
+        turn: &Turn,
+        deadline: Deadline,
+        send: impl Fn(Peer) -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        if turn.has_come() {
+            return self.call_in(ask, None, deadline, send).await;
+        }
+        self.call_in(Ask { lane: Lane::Ahead, ..ask }, Some(turn), deadline, send).await
+    }
+
+    async fn call_in<T, F>(
+        &self,
+        ask: Ask,
+        turn: Option<&Turn>,
+        deadline: Deadline,
+        send: impl Fn(Peer) -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let shared = &self.shared;
         let (ticket, mut orders) = shared.submit(ask, deadline)?;
         let _open = Open { shared, ticket };
@@ -44,6 +82,7 @@ impl Upstream {
         let mut last = None;
         let abandoned = shared.abandoned();
         tokio::pin!(abandoned);
+        let mut ahead = turn;
         loop {
             tokio::select! {
                 Some((replica, outcome)) = copies.next(), if !copies.is_empty() => {
@@ -57,8 +96,9 @@ impl Upstream {
                         Err(status) => fault_of(shared.role, status),
                     };
                     match shared.failed(ticket, replica, failure_of(&fault)) {
-                        AfterFailure::Queued | AfterFailure::OtherCopy => last = Some(fault),
-                        AfterFailure::Ended { .. } | AfterFailure::Late => return Err(fault),
+                        // Late: the dispatcher has just given this copy up, and its orders say what comes next.
+                        AfterFailure::Queued | AfterFailure::OtherCopy | AfterFailure::Late => last = Some(fault),
+                        AfterFailure::Ended { .. } => return Err(fault),
                     }
                 }
                 order = orders.recv() => match order {
@@ -76,9 +116,20 @@ impl Upstream {
                     Some(Order::End(fault)) => return Err(fault),
                     None => return Err(shared.no_replica()),
                 },
+                () = its_turn(ahead), if ahead.is_some() => {
+                    ahead = None;
+                    shared.promote(ticket);
+                }
                 () = &mut abandoned, if copies.is_empty() => return Err(last.unwrap_or_else(|| shared.no_replica())),
             }
         }
+    }
+}
+
+async fn its_turn(turn: Option<&Turn>) {
+    match turn {
+        Some(turn) => turn.arrives().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -21,6 +21,23 @@ const DRAIN: Duration = Duration::from_secs(60);
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How health checks are made beside the watch, which says nothing of a process that hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probing {
+    /// Pause between two checks of a replica that has calls. Default: 1 s.
+    pub every: Duration,
+    /// How long each may take. Default: 2 s.
+    pub limit: Duration,
+    /// Checks without an answer in a row after which the replica counts as hung, until it answers one. Default: 3.
+    pub misses: u32,
+}
+
+impl Default for Probing {
+    fn default() -> Self {
+        Self { every: Duration::from_secs(1), limit: Duration::from_secs(2), misses: 3 }
+    }
+}
+
 /// What is known of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
@@ -30,6 +47,8 @@ enum Known {
     NotServing,
     /// It cannot be reached.
     Away,
+    /// It is connected, has calls and answers no health check.
+    Hung,
 }
 
 /// Watches a member's health for as long as it is one, and sees to what it has afterwards.
@@ -42,13 +61,16 @@ pub(crate) async fn follow(
     mut gone: watch::Receiver<bool>,
 ) {
     let (tell, mut known) = watch::channel(None);
-    let watching = watch_health(peer.clone(), tell);
+    let probing = shared.probing;
+    let has_calls = || shared.in_flight(id, follower).is_some_and(|calls| calls > 0);
+    let watching = watch_health(peer.clone(), tell, probing, has_calls);
     let following = async {
         loop {
             let now = *known.borrow_and_update();
             match now {
                 Some(Known::Serving) => shared.joined(id, follower, &member, &peer),
                 Some(Known::NotServing | Known::Away) => shared.drained(id, follower),
+                Some(Known::Hung) => shared.hung(id, follower, &member),
                 None => {}
             }
             tokio::select! {
@@ -87,7 +109,12 @@ pub(crate) async fn follow(
 }
 
 /// Follows what a replica says of itself, for ever.
-async fn watch_health(peer: Peer, tell: watch::Sender<Option<Known>>) {
+async fn watch_health(
+    peer: Peer,
+    tell: watch::Sender<Option<Known>>,
+    probing: Probing,
+    has_calls: impl Fn() -> bool,
+) {
     let say = |known| {
         tell.send_if_modified(|before| {
             let modified = *before != Some(known);
@@ -100,7 +127,7 @@ async fn watch_health(peer: Peer, tell: watch::Sender<Option<Known>>) {
         match HealthClient::new(peer.clone()).watch(HealthCheckRequest::default()).await {
             Ok(response) => {
                 let began = Instant::now();
-                listen(response.into_inner(), say).await;
+                listen(response.into_inner(), &peer, probing, &has_calls, say).await;
                 // Connections are closed when they grow old, which says nothing of the replica.
                 if began.elapsed() > PAUSE.1 {
                     pause = PAUSE.0;
@@ -117,11 +144,58 @@ async fn watch_health(peer: Peer, tell: watch::Sender<Option<Known>>) {
     }
 }
 
-async fn listen(mut stream: Streaming<HealthCheckResponse>, say: impl Fn(Known)) {
-    while let Ok::<_, Status>(Some(response)) = stream.message().await {
-        say(match response.status() {
-            ServingStatus::Serving => Known::Serving,
-            _ => Known::NotServing,
-        });
+/// Passes on what a replica says until it says no more, and checks while it has calls that it would.
+async fn listen(
+    mut stream: Streaming<HealthCheckResponse>,
+    peer: &Peer,
+    probing: Probing,
+    has_calls: impl Fn() -> bool,
+    say: impl Fn(Known),
+) {
+    let known = |response: &HealthCheckResponse| match response.status() {
+        ServingStatus::Serving => Known::Serving,
+        _ => Known::NotServing,
+    };
+    let mut misses = 0;
+    loop {
+        tokio::select! {
+            message = stream.message() => match message {
+                Ok::<_, Status>(Some(response)) => {
+                    misses = 0;
+                    say(known(&response));
+                }
+                _ => return,
+            },
+            () = tokio::time::sleep(probing.every) => {
+                let is_hung = misses >= probing.misses;
+                if !is_hung && !has_calls() {
+                    continue;
+                }
+                match probe(peer, probing.limit).await {
+                    Some(answer) => {
+                        misses = 0;
+                        if let (true, Some(response)) = (is_hung, answer) {
+                            say(known(&response));
+                        }
+                    }
+                    None => {
+                        misses = (misses + 1).min(probing.misses);
+                        if misses == probing.misses {
+                            say(Known::Hung);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a replica answers to a health check, if it can say it; `None` where no answer comes in time.
+async fn probe(peer: &Peer, limit: Duration) -> Option<Option<HealthCheckResponse>> {
+    let mut client = HealthClient::new(peer.clone());
+    let check = client.check(HealthCheckRequest::default());
+    match tokio::time::timeout(limit, check).await {
+        Ok(answer) => Some(answer.ok().map(tonic::Response::into_inner)),
+        Err(_) => None,
     }
 }

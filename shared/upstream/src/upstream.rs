@@ -1,19 +1,20 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opentelemetry::KeyValue;
 use parking_lot::Mutex;
-use thicket_discovery::{Member, Members};
+use thicket_discovery::{Address, Member, Members};
 use thicket_dispatch::{
-    Action, AfterFailure, Dispatcher, ImageKey, Kind, Lane, ReplicaId, ReplicaState, Ticket, Urgency,
+    Action, AfterFailure, Dispatcher, ImageKey, Kind, Lane, ReplicaId, ReplicaState, Ticket, Urgency, Why,
 };
 use thicket_runtime::{Deadline, Fault, Peer, PeerError, Role};
 use thicket_telemetry::{instruments, names};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::Probing;
 use crate::replica;
 
 /// How long calls wait for a replica to appear where none serves.
@@ -26,6 +27,8 @@ pub struct Settings {
     pub dispatch: thicket_dispatch::Settings,
     /// How long calls wait for a replica to appear where none serves. Default: 2 s.
     pub patience: Duration,
+    /// How replicas that hang are found out.
+    pub probing: Probing,
     /// Bearer token sent with every call; `None` sends none.
     pub token: Option<String>,
 }
@@ -35,7 +38,7 @@ impl Default for Settings {
     /// busy replicas answer 38 questions a second instead of 24, and the slowest in a hundred wait 25 s instead of 116 s.
     fn default() -> Self {
         let dispatch = thicket_dispatch::Settings { pass_over: 64, ..thicket_dispatch::Settings::default() };
-        Self { dispatch, patience: PATIENCE, token: None }
+        Self { dispatch, patience: PATIENCE, probing: Probing::default(), token: None }
     }
 }
 
@@ -92,6 +95,7 @@ pub(crate) enum Order {
 pub(crate) struct Shared {
     pub(crate) role: Role,
     pub(crate) patience: Duration,
+    pub(crate) probing: Probing,
     token: Option<String>,
     epoch: Instant,
     /// What the lanes are called in the metrics.
@@ -107,12 +111,22 @@ pub(crate) struct Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Follower(pub(crate) u64);
 
+/// A replica that has served.
+#[derive(Debug)]
+struct Served {
+    /// Who follows it: one that comes back under its old name has another follower, and the old one may still be seeing to
+    /// what it had.
+    follower: Follower,
+    peer: Peer,
+    address: Address,
+}
+
 #[derive(Debug)]
 struct State {
     dispatcher: Dispatcher,
-    /// Replicas that have served, and who follows each: one that comes back under its old name has another follower, and the
-    /// old one may still be seeing to what it had.
-    peers: HashMap<ReplicaId, (Follower, Peer)>,
+    peers: HashMap<ReplicaId, Served>,
+    /// Replicas that left calls unanswered and have not answered one since.
+    silent: HashSet<ReplicaId>,
     callers: HashMap<Ticket, mpsc::UnboundedSender<Order>>,
 }
 
@@ -133,12 +147,14 @@ impl Upstream {
         let shared = Arc::new(Shared {
             role,
             patience: settings.patience,
+            probing: settings.probing,
             token: settings.token,
             epoch: Instant::now(),
             lanes: Lane::ALL.map(|lane| KeyValue::new(names::LANE, format!("{role}-{lane}"))),
             state: Mutex::new(State {
                 dispatcher: Dispatcher::new(settings.dispatch)?,
                 peers: HashMap::new(),
+                silent: HashSet::new(),
                 callers: HashMap::new(),
             }),
             stirred: Notify::new(),
@@ -153,6 +169,15 @@ impl Upstream {
     /// Replicas that can be sent questions.
     pub fn serving(&self) -> usize {
         *self.shared.serving.borrow()
+    }
+
+    /// Replicas that can be sent questions and have none.
+    pub fn idle(&self) -> usize {
+        let state = self.shared.state.lock();
+        let is_idle = |view: &thicket_dispatch::ReplicaView| {
+            view.in_flight == 0 && matches!(view.state, ReplicaState::Open | ReplicaState::Trial)
+        };
+        state.dispatcher.replicas().filter(is_idle).count()
     }
 
     /// One replica that serves, the same as long as it does: for calls that must not be made twice.
@@ -230,7 +255,7 @@ impl Shared {
     fn first_serving(&self) -> Option<Peer> {
         let state = self.state.lock();
         let mut views = state.dispatcher.replicas().filter(|view| view.state != ReplicaState::Draining);
-        views.find_map(|view| state.peers.get(&view.id).map(|(_, peer)| peer.clone()))
+        views.find_map(|view| state.peers.get(&view.id).map(|known| known.peer.clone()))
     }
 
     /// Lets a question wait.
@@ -268,6 +293,9 @@ impl Shared {
         self.update(|state, now| {
             // The caller has its answer, whatever the dispatcher thinks of it, and drops its other copies by itself.
             let _ = state.dispatcher.answered(ticket, replica, now);
+            if state.silent.remove(&replica) {
+                tracing::info!(role = %self.role, address = %state.address(replica), "replica answers again");
+            }
         });
     }
 
@@ -278,6 +306,11 @@ impl Shared {
         failure: thicket_dispatch::Failure,
     ) -> AfterFailure {
         self.update(|state, now| state.dispatcher.failed(ticket, replica, failure, now))
+    }
+
+    /// Somebody waits now for a question that was asked ahead.
+    pub(crate) fn promote(&self, ticket: Ticket) {
+        self.update(|state, _| state.dispatcher.promote(ticket));
     }
 
     /// A caller has gone.
@@ -295,7 +328,9 @@ impl Shared {
             let capacity = NonZeroU32::new(member.capacity).unwrap_or(NonZeroU32::MIN);
             // It has just left, so it cannot be there.
             let _ = state.dispatcher.join(replica, capacity);
-            state.peers.insert(replica, (follower, peer.clone()));
+            state.silent.remove(&replica);
+            let known = Served { follower, peer: peer.clone(), address: member.address.clone() };
+            state.peers.insert(replica, known);
         });
         tracing::info!(role = %self.role, address = %member.address, "replica serves");
     }
@@ -320,6 +355,13 @@ impl Shared {
         });
     }
 
+    /// A replica does not answer health checks, for whatever it has: that goes elsewhere.
+    pub(crate) fn hung(&self, replica: ReplicaId, follower: Follower, member: &Member) {
+        instruments().replica_ejections.add(1, &[KeyValue::new(names::ROLE, self.role.name())]);
+        tracing::warn!(role = %self.role, address = %member.address, "replica answers no health check: its calls go elsewhere");
+        self.left(replica, follower);
+    }
+
     /// Questions that a replica has; `None` where it is not known, or followed by another.
     pub(crate) fn in_flight(&self, replica: ReplicaId, follower: Follower) -> Option<usize> {
         let state = self.state.lock();
@@ -342,9 +384,9 @@ impl Shared {
 impl State {
     fn act(&mut self, action: Action, role: Role) {
         match action {
-            Action::Ask { ticket, replica, .. } => {
-                let sent = self.peers.get(&replica).is_some_and(|(_, peer)| {
-                    let order = Order::Send { replica, peer: peer.clone() };
+            Action::Ask { ticket, replica, why } => {
+                let sent = self.peers.get(&replica).is_some_and(|known| {
+                    let order = Order::Send { replica, peer: known.peer.clone() };
                     self.callers.get(&ticket).is_some_and(|caller| caller.send(order).is_ok())
                 });
                 if !sent {
@@ -352,13 +394,36 @@ impl State {
                     self.dispatcher.cancel(ticket);
                     tracing::debug!(%role, %ticket, "nobody waits for this question");
                 }
+                let reason = match why {
+                    Why::First => return,
+                    Why::Retry => "retry",
+                    Why::Hedge => "hedge",
+                };
+                let labels = [KeyValue::new(names::ROLE, role.name()), KeyValue::new(names::REASON, reason)];
+                instruments().calls_resent.add(1, &labels);
+            }
+            Action::Lose { ticket, replica, is_ejected, fate } => {
+                self.tell(ticket, Order::Stop(replica));
+                if let AfterFailure::Ended { reason, .. } = fate {
+                    let message = format!("the {role} role did not answer: {reason}");
+                    self.tell(ticket, Order::End(Fault::unavailable("PEER_SILENT", message, Duration::ZERO)));
+                }
+                if is_ejected && self.silent.insert(replica) {
+                    instruments().replica_ejections.add(1, &[KeyValue::new(names::ROLE, role.name())]);
+                    let address = self.address(replica);
+                    tracing::warn!(%role, %address, "replica leaves calls unanswered: they go elsewhere");
+                }
             }
             Action::Expire { ticket, .. } => self.tell(ticket, Order::End(Fault::DeadlineExceeded)),
         }
     }
 
     fn is_followed(&self, replica: ReplicaId, follower: Follower) -> bool {
-        self.peers.get(&replica).is_some_and(|(own, _)| *own == follower)
+        self.peers.get(&replica).is_some_and(|known| known.follower == follower)
+    }
+
+    fn address(&self, replica: ReplicaId) -> String {
+        self.peers.get(&replica).map_or_else(|| replica.to_string(), |known| known.address.to_string())
     }
 
     fn tell(&self, ticket: Ticket, order: Order) {
@@ -408,8 +473,9 @@ async fn follow_members(shared: Arc<Shared>, mut members: watch::Receiver<Arc<Me
         let now = members.borrow_and_update().clone();
         let (alike, others) = alike(now.of(shared.role));
         if strangers.iter().ne(others.iter().copied()) {
-            strangers = others.into_iter().cloned().collect();
-            for stranger in &strangers {
+            let before = std::mem::replace(&mut strangers, others.into_iter().cloned().collect());
+            for stranger in strangers.iter().filter(|stranger| !before.contains(stranger)) {
+                instruments().discovery_ignored.add(1, &[KeyValue::new(names::REASON, "model")]);
                 tracing::warn!(
                     role = %shared.role,
                     address = %stranger.address,

@@ -2,6 +2,7 @@
 //! fit, not what the models say. [`quantization`] alone asks the sample's trained model.
 
 mod infrastructure;
+mod overload;
 mod person_search;
 mod processes;
 mod quantization;

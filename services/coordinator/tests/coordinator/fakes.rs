@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use thicket_coordinator::{App, Config, Peers};
 use thicket_proto::v1::answer_service_server::{AnswerService, AnswerServiceServer};
 use thicket_proto::v1::coordinator_service_client::CoordinatorServiceClient;
@@ -37,6 +40,10 @@ pub(crate) enum Says {
     Garbage,
     /// Never answers; the sender is dropped when the call is.
     Hang(mpsc::Sender<()>),
+    /// As [`Says::Hang`] the first time, Yes from the second on.
+    HangFirst(mpsc::Sender<()>),
+    /// Yes, once another image has been asked about.
+    YesAfter(&'static str),
     Fails(Fault),
 }
 
@@ -59,6 +66,8 @@ pub(crate) struct World {
     pub(crate) adapters: Vec<String>,
     /// The filter of each search.
     pub(crate) filters: Vec<Option<Filter>>,
+    /// Seed of how long each question takes, up to 8 ms; `None` for no time.
+    pub(crate) takes: Option<u64>,
 }
 
 impl World {
@@ -85,6 +94,7 @@ impl World {
             log: Vec::new(),
             adapters: Vec::new(),
             filters: Vec::new(),
+            takes: None,
         }
     }
 
@@ -345,12 +355,19 @@ impl AnswerService for Fakes {
     async fn locate(&self, request: Request<LocateRequest>) -> Result<Response<LocateResponse>, Status> {
         let request = request.into_inner();
         let image = request.image.to_vec();
-        let says = {
+        let (says, takes) = {
             let mut world = self.world();
             world.adapters.push(request.adapter);
             world.log.push(format!("locate:{}:{}", request.text, String::from_utf8_lossy(&image)));
-            world.says.get(&image).cloned().unwrap_or(Says::PYes(0.1))
+            let times = world.count("locate:");
+            let says = world.says.get(&image).cloned().unwrap_or(Says::PYes(0.1));
+            (says, world.takes.map(|seed| SmallRng::seed_from_u64(seed ^ times as u64).random_range(0..8)))
         };
+        if let Some(takes) = takes {
+            tokio::time::sleep(Duration::from_millis(takes)).await;
+        }
+        let yes = || Response::new(LocateResponse { p_yes: 0.9, usable: true, ..Default::default() });
+        let line = |image: &str| format!("locate:{}:{image}", request.text);
         match says {
             Says::PYes(p_yes) => {
                 Ok(Response::new(LocateResponse { p_yes, usable: true, ..Default::default() }))
@@ -361,6 +378,18 @@ impl AnswerService for Fakes {
                 ..Default::default()
             })),
             Says::Hang(_dropped_with_the_call) => std::future::pending().await,
+            Says::HangFirst(_dropped_with_the_call) => {
+                if self.world().count(&line(&String::from_utf8_lossy(&image))) == 1 {
+                    std::future::pending::<()>().await;
+                }
+                Ok(yes())
+            }
+            Says::YesAfter(other) => {
+                while self.world().count(&line(other)) == 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Ok(yes())
+            }
             Says::Fails(fault) => Err(fault.into()),
         }
     }
@@ -446,16 +475,29 @@ impl Bench {
     }
 
     pub(crate) async fn start_with(world: World, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_several(world, 1, change).await
+    }
+
+    /// With so many answer replicas.
+    pub(crate) async fn start_several(
+        world: World,
+        answerers: usize,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let fakes = Fakes(Arc::new(Mutex::new(world)));
         let mut stops = Vec::new();
         let embedding =
             EmbeddingServiceServer::new(fakes.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let gallery = GalleryServiceServer::new(fakes.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let answer = AnswerServiceServer::new(fakes.clone());
+        let mut answer = Vec::new();
+        for _ in 0..answerers {
+            let services = Services::new().with(AnswerServiceServer::new(fakes.clone()));
+            answer.push(serve(Role::Answer, services, &mut stops).await);
+        }
         let peers = Peers {
             embedding: vec![serve(Role::Embedding, Services::new().with(embedding), &mut stops).await],
             gallery: serve(Role::Gallery, Services::new().with(gallery), &mut stops).await,
-            answer: vec![serve(Role::Answer, Services::new().with(answer), &mut stops).await],
+            answer,
             token: None,
         };
         let mut config = Config::in_process(peers);

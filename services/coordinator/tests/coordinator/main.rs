@@ -1,5 +1,6 @@
 //! The coordinator against other roles that the tests control, over real gRPC on loopback.
 
+mod ahead;
 mod bad_input;
 mod equality;
 mod failures;

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod ask;
+mod capacity;
 mod collections;
 mod delete;
 mod demo;
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Rerank(rerank::RerankArgs),
     Schedule(schedule::ScheduleArgs),
     Models(models::ModelsArgs),
+    Capacity(Box<capacity::CapacityArgs>),
 }
 
 impl Command {
@@ -73,6 +75,7 @@ impl Command {
             Self::Rerank(args) => blocking(|| rerank::run(args)).await,
             Self::Schedule(args) => blocking(|| schedule::run(args)).await,
             Self::Models(args) => blocking(|| models::run(args)).await,
+            Self::Capacity(args) => blocking(|| capacity::run(*args)).await,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The command, as a shell runs it.
 
 mod ask;
+mod capacity;
 mod cluster;
 mod demo;
 mod embed;

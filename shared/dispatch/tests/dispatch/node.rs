@@ -13,12 +13,14 @@ pub(crate) struct Node {
     pub(crate) not_before: Duration,
     /// In a row, those while it was left alone not counted.
     pub(crate) failures: u32,
+    /// Copies lost in a row.
+    pub(crate) unanswered: u32,
 }
 
 impl Node {
     pub(crate) fn new(capacity: u32) -> Self {
         let not_before = Duration::ZERO;
-        Self { capacity, has: BTreeSet::new(), is_draining: false, not_before, failures: 0 }
+        Self { capacity, has: BTreeSet::new(), is_draining: false, not_before, failures: 0, unanswered: 0 }
     }
 
     pub(crate) fn learns(&mut self, failure: Failure, now: Duration, backoff: Backoff) {
@@ -30,11 +32,16 @@ impl Node {
                 (backoff.base * 2u32.pow((self.failures - 1).min(20))).min(backoff.cap)
             }
             Failure::Rejected => {
-                self.failures = 0;
+                self.responds();
                 return;
             }
         };
         self.not_before = self.not_before.max(now + delay);
+    }
+
+    pub(crate) fn responds(&mut self) {
+        self.failures = 0;
+        self.unanswered = 0;
     }
 
     pub(crate) fn state(&self, now: Duration) -> ReplicaState {

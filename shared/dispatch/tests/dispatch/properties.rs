@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use thicket_dispatch::{
     Backoff, Dispatcher, Failure, HedgeAfter, ImageKey, Kind, Lane, Question, QueueLimits, ReplicaId,
-    Settings, Share, Urgency,
+    Settings, Share, Silence, Urgency,
 };
 
 use crate::world::{Event, World};
@@ -84,11 +84,19 @@ fn settings() -> impl Strategy<Value = Settings> {
             retries,
             hedge_after: HedgeAfter::Never,
             hedges,
+            silence: None,
         },
     )
 }
 
 const HEDGE_AFTER: Duration = Duration::from_millis(20);
+
+const SILENCE: Silence = Silence {
+    least: Duration::from_millis(25),
+    percent: 200,
+    unknown: Duration::from_millis(30),
+    eject_after: 2,
+};
 
 fn hedging(settings: Settings) -> Settings {
     Settings { hedge_after: HedgeAfter::Fixed(HEDGE_AFTER), ..settings }
@@ -122,6 +130,23 @@ proptest! {
     ) {
         let settings = Settings { attempts: 9, ..settings };
         let mut world = World::new(hedging(settings), Some(HEDGE_AFTER));
+        world.run(&events)?;
+        world.finish()?;
+    }
+
+    /// Without deadlines, whose end is another reason to blame a replica, which the plain model does not follow.
+    #[test]
+    fn losing_what_is_not_answered_breaks_no_promise(
+        settings in settings(),
+        events in prop::collection::vec(event(3), 0..150),
+    ) {
+        let patient = |event: Event| match event {
+            Event::Submit { question, .. } => Event::Submit { question, time_left: None },
+            other => other,
+        };
+        let events: Vec<Event> = events.into_iter().map(patient).collect();
+        let settings = Settings { silence: Some(SILENCE), ..hedging(settings) };
+        let mut world = World::new(settings, Some(HEDGE_AFTER));
         world.run(&events)?;
         world.finish()?;
     }

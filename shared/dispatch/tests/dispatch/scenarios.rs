@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use thicket_dispatch::{
     Action, AfterFailure, AlreadyJoined, Answered, Backoff, Dispatcher, Failure, GaveUp, HedgeAfter,
-    ImageKey, Kind, Lane, Question, QueueLimits, Refused, ReplicaId, ReplicaState, Settings, Share, Ticket,
-    UnknownReplica, Urgency, Why,
+    ImageKey, Kind, Lane, Question, QueueLimits, Refused, ReplicaId, ReplicaState, Settings, Share, Silence,
+    Ticket, UnknownReplica, Urgency, Why,
 };
 
 const QUESTION: Question =
@@ -17,7 +17,8 @@ fn secs(seconds: u64) -> Duration {
 }
 
 fn settings() -> Settings {
-    Settings { backoff: Backoff { base: secs(1), cap: secs(60) }, ..Settings::default() }
+    let backoff = Backoff { base: secs(1), cap: secs(60) };
+    Settings { backoff, silence: None, ..Settings::default() }
 }
 
 fn replica(number: usize) -> ReplicaId {
@@ -53,7 +54,7 @@ fn submit(dispatcher: &mut Dispatcher, question: Question) -> Ticket {
 fn asked(dispatcher: &mut Dispatcher, now: u64) -> Option<(Ticket, ReplicaId, Why)> {
     match dispatcher.poll(secs(now))? {
         Action::Ask { ticket, replica, why } => Some((ticket, replica, why)),
-        expire @ Action::Expire { .. } => panic!("{expire:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -481,6 +482,83 @@ fn what_is_late_is_learnt_from_answers_of_the_same_kind() {
     assert_eq!(dispatcher.wake_at(), Some(Duration::from_nanos(1)));
     dispatcher.cancel(other_kind).unwrap();
     assert!(matches!(asked(&mut dispatcher, 1), Some((hedged, _, Why::Hedge)) if hedged == ticket));
+}
+
+/// A copy is lost after ten seconds, and a replica ejected after so many.
+fn impatient(eject_after: u32, retries: Share) -> Settings {
+    let silence = Silence { least: secs(10), percent: 1_000, unknown: secs(10), eject_after };
+    Settings { silence: Some(silence), retries, ..settings() }
+}
+
+const NO_RETRIES: Share = Share { percent: 0, burst: 0 };
+
+#[test]
+fn a_copy_that_is_not_answered_for_too_long_goes_to_another_replica() {
+    let mut dispatcher = dispatcher(impatient(3, Share { percent: 100, burst: 1 }), &[1, 1]);
+    let question = submit(&mut dispatcher, QUESTION);
+    let (_, hung, _) = asked(&mut dispatcher, 0).unwrap();
+    assert_eq!(dispatcher.poll(secs(9)), None);
+    assert_eq!(dispatcher.wake_at(), Some(secs(10)));
+    let fate = AfterFailure::Queued;
+    let lost = Action::Lose { ticket: question, replica: hung, is_ejected: false, fate };
+    assert_eq!(dispatcher.poll(secs(10)), Some(lost));
+    let (again, other, why) = asked(&mut dispatcher, 10).unwrap();
+    assert_eq!((again, why), (question, Why::Retry));
+    assert_ne!(other, hung);
+    assert_eq!(dispatcher.answered(question, hung, secs(10)), Answered::Late);
+    let view = dispatcher.replicas().find(|view| view.id == hung).unwrap();
+    assert_eq!(view.state, ReplicaState::BackedOff { until: secs(11) });
+}
+
+#[test]
+fn a_replica_that_leaves_several_unanswered_is_ejected_and_what_it_has_costs_no_retry() {
+    let mut dispatcher = dispatcher(impatient(1, NO_RETRIES), &[3]);
+    let tickets: Vec<_> = (0..3).map(|_| submit(&mut dispatcher, QUESTION)).collect();
+    for _ in 0..3 {
+        asked(&mut dispatcher, 0).unwrap();
+    }
+    let mut lost = Vec::new();
+    while let Some(action) = dispatcher.poll(secs(10)) {
+        match action {
+            Action::Lose { ticket, is_ejected: true, fate: AfterFailure::Queued, .. } => lost.push(ticket),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(lost, tickets);
+    assert_eq!(dispatcher.waiting(Lane::High), 3);
+    // Tried with one question then, as after any failure.
+    let (_, hung, _) = asked(&mut dispatcher, 11).unwrap();
+    assert_eq!(dispatcher.poll(secs(11)), None);
+    let _ = dispatcher.answered(tickets[0], hung, secs(12));
+    assert_eq!(dispatcher.replicas().next().unwrap().state, ReplicaState::Open);
+}
+
+#[test]
+fn a_replica_that_lets_deadlines_pass_is_ejected_too() {
+    let mut dispatcher = dispatcher(impatient(2, NO_RETRIES), &[4]);
+    for _ in 0..2 {
+        submit(&mut dispatcher, until(10));
+    }
+    let patient = submit(&mut dispatcher, QUESTION);
+    let hung = asked(&mut dispatcher, 0).unwrap().1;
+    for _ in 0..2 {
+        asked(&mut dispatcher, 0).unwrap();
+    }
+    let expired = (0..2).filter(|_| matches!(dispatcher.poll(secs(10)), Some(Action::Expire { .. })));
+    assert_eq!(expired.count(), 2);
+    let fate = AfterFailure::Queued;
+    let lost = Action::Lose { ticket: patient, replica: hung, is_ejected: true, fate };
+    assert_eq!(dispatcher.poll(secs(10)), Some(lost));
+}
+
+#[test]
+fn a_question_that_an_overloaded_replica_refuses_costs_no_retry() {
+    let mut dispatcher = dispatcher(Settings { retries: NO_RETRIES, ..settings() }, &[1]);
+    let question = submit(&mut dispatcher, QUESTION);
+    let (_, busy, _) = asked(&mut dispatcher, 0).unwrap();
+    let overloaded = Failure::Overloaded { retry_after: secs(2) };
+    assert_eq!(dispatcher.failed(question, busy, overloaded, secs(0)), AfterFailure::Queued);
+    assert_eq!(asked(&mut dispatcher, 2), Some((question, busy, Why::Retry)));
 }
 
 #[test]

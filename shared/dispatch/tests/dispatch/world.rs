@@ -242,6 +242,11 @@ impl World {
         match &action {
             Action::Expire { ticket, stop } => self.expired(*ticket, stop)?,
             Action::Ask { ticket, replica, why } => self.sent(*ticket, *replica, *why, &before)?,
+            Action::Lose { ticket, replica, is_ejected, fate } => {
+                self.log.push(action.clone());
+                self.lost(*ticket, *replica, *is_ejected, fate.clone())?;
+                return Ok(true);
+            }
         }
         self.log.push(action);
         Ok(true)
@@ -253,6 +258,45 @@ impl World {
         self.ends(ticket, stop)
     }
 
+    /// A copy was not answered for too long; after too many in a row everything that its replica has is told right away.
+    fn lost(&mut self, ticket: Ticket, replica: ReplicaId, is_ejected: bool, fate: AfterFailure) -> Checked {
+        let silence = self.settings.silence.expect("nothing is lost without a limit");
+        let sent = self.asked[&ticket].copies[&replica];
+        prop_assert!(self.now - sent >= silence.least, "lost too early");
+        let node = self.nodes.get_mut(&replica).unwrap();
+        node.unanswered += 1;
+        prop_assert_eq!(is_ejected, node.unanswered >= silence.eject_after);
+        node.learns(Failure::Unavailable, self.now, self.settings.backoff);
+        self.goes_back(ticket, replica, is_ejected, fate)?;
+        if !is_ejected {
+            return Ok(());
+        }
+        for _ in 0..self.nodes[&replica].has.len() {
+            let Some(Action::Lose { ticket, replica: from, is_ejected: true, fate }) =
+                self.dispatcher.poll(self.now)
+            else {
+                return Err(TestCaseError::fail(format!("{replica} was ejected and keeps questions")));
+            };
+            prop_assert_eq!(from, replica);
+            self.goes_back(ticket, replica, true, fate)?;
+        }
+        Ok(())
+    }
+
+    fn goes_back(
+        &mut self,
+        ticket: Ticket,
+        replica: ReplicaId,
+        is_free: bool,
+        fate: AfterFailure,
+    ) -> Checked {
+        self.take_copy(ticket, replica);
+        self.counts.retries += u64::from(fate == AfterFailure::Queued && !is_free);
+        let is_charged = matches!(fate, AfterFailure::Ended { reason: GaveUp::RetryBudget { .. }, .. });
+        prop_assert!(!(is_charged && is_free), "an ejection is charged to the retry budget");
+        self.fate(ticket, fate)
+    }
+
     fn sent(&mut self, ticket: Ticket, replica: ReplicaId, why: Why, before: &[ReplicaView]) -> Checked {
         let asked = &self.asked[&ticket];
         let lane = asked.question.lane;
@@ -261,6 +305,8 @@ impl World {
         prop_assert!(!asked.copies.contains_key(&replica), "{replica} has {ticket} already");
         prop_assert!(asked.sends < self.settings.attempts, "too many attempts");
         self.may_take(replica, before)?;
+        let is_idle = self.nodes[&replica].has.is_empty();
+        prop_assert!(lane != Lane::Ahead || is_idle, "{replica} has something to do");
         match why {
             Why::First | Why::Retry => {
                 prop_assert!(asked.waits());
@@ -351,13 +397,12 @@ impl World {
 
     /// Nothing to do means that nobody has room or nobody waits, and that no time before the next moment changes it.
     fn nothing_to_do(&self) -> Checked {
-        let mut room = self
-            .dispatcher
-            .replicas()
-            .filter(|view| limit(view).is_some_and(|limit| (view.in_flight as u64) < limit));
-        if let Some(view) = room.next() {
-            let waits = Lane::ALL.into_iter().any(|lane| self.waiting(lane).next().is_some());
-            prop_assert!(!waits, "a question waits and {view:?} has room");
+        let waits = |lane| self.waiting(lane).next().is_some();
+        for view in self.dispatcher.replicas() {
+            if limit(&view).is_some_and(|limit| (view.in_flight as u64) < limit) {
+                prop_assert!(!waits(Lane::High) && !waits(Lane::Low), "one waits and {view:?} has room");
+                prop_assert!(!waits(Lane::Ahead) || view.in_flight > 0, "{view:?} has nothing to do");
+            }
         }
         let wake = self.dispatcher.wake_at();
         prop_assert!(wake.is_none_or(|wake| wake > self.now), "wakes at once");
@@ -381,7 +426,7 @@ impl World {
             Answered::Late => Err(TestCaseError::fail(format!("the answer to {ticket} is not late"))),
             Answered::Accepted { stop } => {
                 self.take_copy(ticket, replica);
-                self.nodes.get_mut(&replica).unwrap().failures = 0;
+                self.nodes.get_mut(&replica).unwrap().responds();
                 self.ends(ticket, &stop)
             }
         }
@@ -397,7 +442,12 @@ impl World {
         self.nodes.get_mut(&replica).unwrap().learns(failure, self.now, self.settings.backoff);
         let is_final = matches!(failure, Failure::Broken | Failure::Rejected);
         match &fate {
-            AfterFailure::Queued => self.counts.retries += 1,
+            AfterFailure::Queued => {
+                self.counts.retries += u64::from(!matches!(failure, Failure::Overloaded { .. }));
+            }
+            AfterFailure::Ended { reason: GaveUp::RetryBudget { .. }, .. } => {
+                prop_assert_eq!(failure, Failure::Unavailable, "what is charged is a failure");
+            }
             AfterFailure::Ended { reason: GaveUp::Broken, .. } => prop_assert_eq!(failure, Failure::Broken),
             AfterFailure::Ended { reason: GaveUp::Rejected, .. } => {
                 prop_assert_eq!(failure, Failure::Rejected);

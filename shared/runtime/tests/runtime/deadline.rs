@@ -65,6 +65,30 @@ async fn the_server_answers_before_tonics_own_timer_does() {
 }
 
 #[tokio::test]
+async fn a_call_that_comes_after_its_deadline_is_refused_before_anything_is_done_and_counted() {
+    let role = start(&config()).await;
+    let stream = tokio::net::TcpStream::connect(role.grpc).await.expect("connected");
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("http/2");
+    tokio::spawn(connection);
+    // A call that would be answered at once.
+    let request = http::Request::post(format!("http://{}/thicket.v1.EmbeddingService/GetModel", role.grpc))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "0n")
+        .body("\0\0\0\0\0".to_owned())
+        .expect("a request");
+    let answer = sender.send_request(request).await.expect("answered");
+    let code = answer.headers().get("grpc-status").expect("an answer without a body");
+    assert_eq!(Code::from_bytes(code.as_bytes()), Code::DeadlineExceeded);
+    let metrics = thicket_telemetry::prometheus_text();
+    let counted = "thicket_admission_rejected_total{reason=\"DEADLINE_EXCEEDED\"}";
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[tokio::test]
 async fn a_peer_call_ends_at_its_deadline_with_deadline_exceeded() {
     let role = start(&config()).await;
     let request = request_by(EmbedImageRequest::default(), Deadline::after(SHORT));

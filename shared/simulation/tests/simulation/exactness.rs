@@ -1,10 +1,11 @@
 use std::env;
+use std::time::Duration;
 
 use thicket_simulation::{End, Run, Scenario, run};
 use thicket_thi::plain::{self, PlainQuery};
 use thicket_thi::{Answer, Class, Decisions, decide_all};
 
-use crate::scenarios::{calm, eager, hurried, persistent, rough};
+use crate::scenarios::{calm, eager, hung, hurried, persistent, rough};
 
 /// Seeds of a test where the environment names no other number.
 const SEEDS: u64 = 2_000;
@@ -145,6 +146,25 @@ fn where_nothing_is_given_up_every_query_is_done_once_the_faults_are_over() {
         for_every_seed(&scenario, |run| {
             decides_as_the_plain_algorithm(&scenario, run)?;
             all_are_done(run)
+        });
+    }
+}
+
+/// Each call would wait for a hung replica for ever.
+#[test]
+fn hung_replicas_change_no_decision_and_lose_no_query() {
+    for scenario in [persistent(hung(calm())), persistent(hung(eager(calm()))), hurried(hung(eager(calm())))]
+    {
+        for_every_seed(&scenario, |run| {
+            decides_as_the_plain_algorithm(&scenario, run)?;
+            let too_long = |(query, _, _, ended): &&(usize, End, _, Duration)| {
+                *ended - run.arrivals[*query] > Duration::from_secs(120)
+            };
+            match (run.ends.iter().find(too_long), scenario.patience) {
+                (Some((query, _, _, ended)), _) => Err(format!("query {query} ended at {ended:?}")),
+                (None, None) => all_are_done(run),
+                (None, Some(_)) => Ok(()),
+            }
         });
     }
 }

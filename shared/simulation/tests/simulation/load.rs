@@ -1,4 +1,7 @@
-use thicket_simulation::{Capacity, Faults, Network, Scenario, ScenarioError, Service, Spread, capacity};
+use thicket_simulation::{
+    Candidates, Capacity, Faults, Network, Ranking, Scenario, ScenarioError, Service, Spread, capacity,
+    enough, run,
+};
 use thicket_thi::Settings;
 
 use crate::scenarios::{between, calm, millis};
@@ -79,10 +82,44 @@ fn busy_replicas_keep_their_images_where_questions_may_be_passed_over() {
 }
 
 #[test]
+fn the_smallest_number_of_replicas_that_is_enough_is_found() {
+    // Fifty a second; each replica serves ten, so that five would just keep up and wait ever longer.
+    let scenario = one_question(1, between(0, 20), 4_000);
+    let found = enough(&scenario, (1, 64), millis(1_000), 1).unwrap().unwrap();
+    let with = |replicas| measure(&Scenario { replicas, ..scenario });
+    assert!(found.replicas > 5 && found.capacity == with(found.replicas), "{found:?}");
+    assert!(found.capacity.p99 <= millis(1_000) && with(found.replicas - 1).p99 > millis(1_000), "{found:?}");
+    assert_eq!(enough(&scenario, (1, 4), millis(1_000), 1).unwrap(), None);
+}
+
+#[test]
+fn a_gallery_of_any_size_is_simulated_and_so_is_how_long_it_takes_to_rank() {
+    let candidates = Candidates::Drawn { high: 1.0 };
+    let ranking = Ranking { slots: 1_000, takes: Spread::fixed(millis(500)) };
+    let scenario = Scenario { gallery: 1_000_000_000, candidates, yes: 1.0, ..calm() };
+    let (instant, ranked) = (measure(&scenario), measure(&Scenario { ranking, ..scenario }));
+    // One question each, and as each is confirmed it is described, merged and ranked once more.
+    assert_eq!((instant.questions, ranked.questions), (3 * scenario.queries, 3 * scenario.queries));
+    assert!(ranked.p50 >= instant.p50 + millis(900), "{instant:?} {ranked:?}");
+}
+
+#[test]
+fn a_share_of_the_queries_is_of_the_high_class() {
+    let candidates = Candidates::Drawn { high: 0.25 };
+    let scenario = Scenario { gallery: 3, candidates, queries: 4_000, yes: 0.0, ..calm() };
+    let cohort = run(&scenario, 1).unwrap().cohort;
+    let high = (0..4_000).filter(|query| cohort.candidates(*query)[0].score > scenario.thi.xi()).count();
+    assert!((900..1_100).contains(&high), "{high}");
+    assert_eq!(cohort.candidates(0).len(), 3, "no image is a candidate twice");
+}
+
+#[test]
 fn a_scenario_that_cannot_be_simulated_is_refused() {
     let refused = |scenario| capacity(&scenario, 0).unwrap_err().to_string();
     assert_eq!(refused(Scenario { replicas: 0, ..calm() }), "replicas: at least 1, got 0");
     assert_eq!(refused(Scenario { yes: 1.5, ..calm() }), "yes: 0 to 1, got 1.5");
+    let candidates = Candidates::Drawn { high: -0.5 };
+    assert_eq!(refused(Scenario { candidates, ..calm() }), "candidates.high: 0 to 1, got -0.5");
     let dispatch = thicket_dispatch::Settings { attempts: 0, ..calm().dispatch };
     let error = capacity(&Scenario { dispatch, ..calm() }, 0).unwrap_err();
     assert!(matches!(error, ScenarioError::Dispatch(_)), "{error}");

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use thicket_dispatch::{Backoff, HedgeAfter, QueueLimits, Share};
-use thicket_simulation::{Faults, Network, Scenario, Service, Spread};
+use thicket_dispatch::{Backoff, HedgeAfter, QueueLimits, Share, Silence};
+use thicket_simulation::{Candidates, Faults, Network, Ranking, Scenario, Service, Spread};
 use thicket_thi::Settings;
 
 pub(crate) const fn millis(millis: u64) -> Duration {
@@ -23,6 +23,8 @@ pub(crate) fn calm() -> Scenario {
         },
         queries: 12,
         gallery: 30,
+        candidates: Candidates::Ranked,
+        ranking: Ranking::INSTANT,
         arrivals: between(0, 40),
         yes: 0.25,
         at_a_time: 1,
@@ -69,7 +71,26 @@ pub(crate) fn rough(scenario: Scenario) -> Scenario {
             partitions: 3,
             slow: 2,
             drains: 2,
+            hangs: 1,
         },
+        ..scenario
+    }
+}
+
+/// Replicas hang, and only the dispatcher finds out: a call has all the time in the world.
+pub(crate) fn hung(scenario: Scenario) -> Scenario {
+    Scenario {
+        call_timeout: Duration::from_secs(1_000_000),
+        dispatch: thicket_dispatch::Settings {
+            silence: Some(Silence {
+                least: millis(300),
+                percent: 1_000,
+                unknown: millis(600),
+                eject_after: 2,
+            }),
+            ..scenario.dispatch
+        },
+        faults: Faults { during: millis(400), lasting: between(2_000, 6_000), hangs: 3, ..Faults::NONE },
         ..scenario
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thicket_discovery::{Address, InstanceId, Member, Members};
-use thicket_dispatch::{Backoff, HedgeAfter, ImageKey, QueueLimits, Share};
+use thicket_dispatch::{Backoff, HedgeAfter, ImageKey, Lane, QueueLimits, Share, Silence};
 use thicket_proto::v1::EmbedTextRequest;
 use thicket_proto::v1::embedding_service_client::EmbeddingServiceClient;
 use thicket_runtime::{Deadline, Fault, Role, request_by};
-use thicket_upstream::{Ask, Settings, Upstream};
+use thicket_upstream::{Ask, Probing, Settings, Turn, Upstream};
 use tokio::sync::watch;
 use tonic::Code;
 
@@ -25,7 +25,7 @@ fn settings() -> Settings {
         retries: Share { percent: 100, burst: 100 },
         ..Default::default()
     };
-    Settings { dispatch, patience: Duration::from_millis(300), token: None }
+    Settings { dispatch, patience: Duration::from_millis(300), ..Settings::default() }
 }
 
 /// Some replicas and a caller of them.
@@ -52,6 +52,16 @@ impl Bench {
             }
         };
         tokio::time::timeout(WAIT, arrives).await.unwrap_or_else(|_| panic!("{count} replicas never served"));
+    }
+
+    async fn ask_ahead(&self, turn: &Turn) -> Result<String, Fault> {
+        let deadline = Deadline::after(WAIT);
+        let send = |peer| {
+            let request = request_by(EmbedTextRequest { texts: vec!["a person".to_owned()] }, deadline);
+            async move { EmbeddingServiceClient::new(peer).embed_text(request).await }
+        };
+        let ask = Ask { lane: Lane::Low, ..Ask::default() };
+        Ok(self.upstream.call_ahead(ask, turn, deadline, send).await?.model_fingerprint)
     }
 
     async fn ask(&self, ask: Ask) -> Result<String, Fault> {
@@ -322,4 +332,134 @@ async fn a_straggler_is_answered_by_another_replica_first() {
         assert_eq!(bench.ask(about(&image.to_string())).await.unwrap(), "b");
     }
     assert!(a.calls() > 0);
+}
+
+/// A call is lost after a tenth of a second, and nothing is retried on the budget.
+fn impatient(eject_after: u32) -> Settings {
+    let mut settings = settings();
+    let tenth = Duration::from_millis(100);
+    settings.dispatch.silence = Some(Silence { least: tenth, percent: 1_000, unknown: tenth, eject_after });
+    settings.dispatch.backoff = Backoff { base: WAIT, cap: WAIT };
+    settings.dispatch.retries = Share { percent: 0, burst: 1 };
+    settings
+}
+
+#[tokio::test]
+async fn a_replica_that_leaves_a_call_unanswered_is_asked_no_more() {
+    let (a, b) = (Replica::start("a").await, Replica::start("b").await);
+    let bench = Bench::of(&[&a, &b], impatient(2));
+    bench.serving(2).await;
+    a.does(Does::Hangs);
+    for image in 0..12 {
+        assert_eq!(bench.ask(about(&image.to_string())).await.unwrap(), "b");
+    }
+    assert_eq!(a.calls(), 1);
+}
+
+#[tokio::test]
+async fn what_a_hung_replica_has_is_answered_by_others_and_costs_no_retry() {
+    let (a, b) = (Replica::start("a").await, Replica::start("b").await);
+    let bench = Bench::of(&[&a], impatient(2));
+    bench.serving(1).await;
+    a.does(Does::Hangs);
+    let calls = futures(&bench, 4);
+    tokio::pin!(calls);
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut calls).await.is_err());
+    bench.set(&[&a, &b]);
+    let answers = calls.await;
+    // One of them is lost, the next ejects the replica with all others: one retry is paid for, as the budget has it.
+    assert!(answers.into_iter().all(|answer| answer.unwrap() == "b"));
+}
+
+#[tokio::test]
+async fn a_process_that_answers_no_health_check_loses_its_calls_until_it_does() {
+    let (a, b) = (Replica::start("a").await, Replica::start("b").await);
+    let soon = Duration::from_millis(50);
+    let settings = Settings { probing: Probing { every: soon, limit: soon, misses: 2 }, ..settings() };
+    let bench = Bench::of(&[&a], settings);
+    bench.serving(1).await;
+    a.does(Does::Blocks);
+    let call = bench.ask(Ask::default());
+    tokio::pin!(call);
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut call).await.is_err());
+    bench.set(&[&a, &b]);
+    assert_eq!(call.await.unwrap(), "b");
+    bench.serving(1).await;
+    a.does(Does::Answers);
+    a.release();
+    bench.serving(2).await;
+}
+
+#[tokio::test]
+async fn what_an_overloaded_replica_refuses_costs_no_retry() {
+    let (a, b) = (Replica::start("a").await, Replica::start("b").await);
+    let mut settings = settings();
+    settings.dispatch.retries = Share { percent: 0, burst: 0 };
+    let bench = Bench::of(&[&a, &b], settings);
+    bench.serving(2).await;
+    a.does(Does::Fails(Fault::exhausted("QUEUE_FULL", "full", Duration::from_millis(1))));
+    let mut image = 0;
+    while a.calls() < 4 {
+        assert_eq!(bench.ask(about(&image.to_string())).await.unwrap(), "b");
+        image += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_call_made_ahead_waits_for_an_idle_replica_or_for_its_turn() {
+    let a = Replica::start("a").await;
+    let bench = Bench::of(&[&a], settings());
+    bench.serving(1).await;
+    assert_eq!(bench.ask_ahead(&Turn::default()).await.unwrap(), "a");
+
+    a.does(Does::Waits);
+    let turn = Turn::default();
+    let calls = async { tokio::join!(bench.ask(Ask::default()), bench.ask_ahead(&turn)) };
+    tokio::pin!(calls);
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut calls).await.is_err());
+    assert_eq!((a.calls(), bench.upstream.idle()), (2, 0), "the call ahead left");
+    turn.come();
+    let all_are_there = async {
+        while a.calls() < 3 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        a.release();
+    };
+    let (answers, ()) = tokio::join!(calls, all_are_there);
+    assert_eq!((answers.0.unwrap(), answers.1.unwrap()), ("a".to_owned(), "a".to_owned()));
+}
+
+/// Members that were ignored for their model so far, in this process.
+fn ignored_for_their_model() -> f64 {
+    let text = thicket_telemetry::prometheus_text();
+    let series = "thicket_discovery_ignored_total{reason=\"model\"} ";
+    text.lines().find_map(|line| line.strip_prefix(series)).map_or(0.0, |count| count.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_replica_with_another_model_is_not_called_and_counted_once() {
+    let (a, b, c) = (Replica::start("a").await, Replica::start("b").await, Replica::start("c").await);
+    let bench = Bench::of(&[], settings());
+    let before = ignored_for_their_model();
+    let members = |collection: &str| {
+        let all = list(&[&a, &b, &c]);
+        Members::new(all.of(Role::Embedding).iter().cloned().map(|mut member| {
+            let is_odd = member.address.port() == c.address.port();
+            member.fingerprint = Some(if is_odd { "another" } else { "common" }.to_owned());
+            // What the others say of themselves changes; the odd one has been told of.
+            if !is_odd {
+                member.collections = vec![collection.to_owned()];
+            }
+            member
+        }))
+    };
+    for collection in ["lobby", "yard", "roof"] {
+        bench.members.send_replace(members(collection));
+        bench.serving(2).await;
+        for image in 0..8 {
+            assert_ne!(bench.ask(about(&image.to_string())).await.unwrap(), "c");
+        }
+    }
+    assert_eq!(c.calls(), 0);
+    assert_eq!(ignored_for_their_model() - before, 1.0);
 }

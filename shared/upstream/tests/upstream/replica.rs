@@ -22,6 +22,8 @@ pub(crate) enum Does {
     Hangs,
     /// Answers once it is released.
     Waits,
+    /// The same, and its whole process does nothing else until then.
+    Blocks,
 }
 
 #[derive(Debug, Clone)]
@@ -115,6 +117,12 @@ impl EmbeddingService for Handlers {
             Does::Answers => {}
             Does::Fails(fault) => return Err(fault.into()),
             Does::Hangs => std::future::pending().await,
+            Does::Blocks => {
+                // Until it is released or gone.
+                while !*self.released.borrow() && self.released.has_changed().is_ok() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
             Does::Waits => _ = self.released.clone().wait_for(|released| *released).await,
         }
         Ok(Response::new(EmbedTextResponse { model_fingerprint: self.name.clone(), ..Default::default() }))
