@@ -1,0 +1,5 @@
+//! Objects in a folder and in a bucket behave alike.
+
+mod folder;
+mod moto;
+mod place;
