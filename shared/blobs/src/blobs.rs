@@ -213,8 +213,8 @@ fn location(key: &str) -> Result<ObjectPath, BlobError> {
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         return Err(refused(format!("1 to {MAX_KEY_BYTES} bytes, got {}", key.len())));
     }
-    if key.contains('#') {
-        return Err(refused("it has a #".to_owned()));
+    if key.contains('#') || key.starts_with('/') || key.ends_with('/') {
+        return Err(refused("it has a #, or a slash at an end".to_owned()));
     }
     ObjectPath::parse(key).map_err(|cause| refused(cause.to_string()))
 }
