@@ -151,10 +151,8 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_from_a_server_that_is_away() {
-        let generic = |kind| object_store::Error::Generic {
-            store: "test",
-            source: Box::new(io::Error::from(kind)),
-        };
+        let generic =
+            |kind| object_store::Error::Generic { store: "test", source: Box::new(io::Error::from(kind)) };
         assert!(matches!(sorted(generic(io::ErrorKind::StorageFull), false), BlobError::Full { .. }));
         let refused = io::ErrorKind::ConnectionRefused;
         assert!(matches!(sorted(generic(refused), true), BlobError::Unavailable { .. }));

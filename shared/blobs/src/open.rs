@@ -10,10 +10,10 @@ use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
+use crate::Blobs;
 use crate::blobs::Place;
 use crate::error::{OpenError, one_line};
 use crate::transport::Transport;
-use crate::Blobs;
 
 /// Most bytes of an object.
 pub const DEFAULT_MAX_BYTES: u64 = 64 << 20;
@@ -85,11 +85,15 @@ impl Blobs {
 
     fn bucket(url: &str, rest: &str, settings: Settings) -> Result<Self, OpenError> {
         let refused = |reason: &str| OpenError::Url { url: url.to_owned(), reason: reason.to_owned() };
-        let unusable =
-            |cause: object_store::Error| OpenError::Unusable { url: url.to_owned(), reason: one_line(&cause) };
+        let unusable = |cause: object_store::Error| OpenError::Unusable {
+            url: url.to_owned(),
+            reason: one_line(&cause),
+        };
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() || bucket.contains(['@', ':', '?', '#']) {
-            return Err(refused("write a bucket as s3://bucket/prefix; credentials come from AWS_ variables"));
+            return Err(refused(
+                "write a bucket as s3://bucket/prefix; credentials come from AWS_ variables",
+            ));
         }
         let prefix = ObjectPath::parse(prefix).map_err(|cause| refused(&one_line(&cause)))?;
         let retry = RetryConfig {
@@ -121,7 +125,8 @@ impl Blobs {
             }
             options = options.with_allow_http(true);
         }
-        let store = builder.with_client_options(options).with_bucket_name(bucket).build().map_err(unusable)?;
+        let store =
+            builder.with_client_options(options).with_bucket_name(bucket).build().map_err(unusable)?;
         let store: Arc<dyn ObjectStore> = match prefix.as_ref() {
             "" => Arc::new(store),
             _ => Arc::new(PrefixStore::new(store, prefix)),
@@ -151,7 +156,9 @@ mod tests {
 
     #[test]
     fn a_url_of_another_kind_is_refused() {
-        for url in ["", "/data", "data", "file://data", "http://host/x", "s3://", "s3:///x", "s3://key@bucket/x"] {
+        for url in
+            ["", "/data", "data", "file://data", "http://host/x", "s3://", "s3:///x", "s3://key@bucket/x"]
+        {
             assert!(matches!(open(url, &[]), Err(OpenError::Url { .. })), "{url}");
         }
         open("s3://bucket", &[]).unwrap();

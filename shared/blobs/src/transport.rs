@@ -18,9 +18,8 @@ pub(crate) struct Transport;
 
 impl HttpConnector for Transport {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let plain = options
-            .get_config_value(&ClientConfigKey::AllowHttp)
-            .is_some_and(|value| value == "true");
+        let plain =
+            options.get_config_value(&ClientConfigKey::AllowHttp).is_some_and(|value| value == "true");
         client(plain)
             .map(HttpClient::new)
             .map_err(|reason| object_store::Error::Generic { store: "S3", source: reason.into() })

@@ -12,7 +12,7 @@ fn soon() -> Instant {
 }
 
 /// Runs a test in every place that there is.
-async fn everywhere<F: Future<Output = ()>>(test: impl Fn(Blobs) -> F) {
+pub(crate) async fn everywhere<F: Future<Output = ()>>(test: impl Fn(Blobs) -> F) {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("file://{}/new", folder.path().display());
     test(Blobs::open(&url, Settings { max_bytes: 1000, ..Settings::default() }).unwrap()).await;
@@ -104,11 +104,8 @@ async fn a_name_that_no_object_can_have_is_refused() {
 async fn a_server_that_says_nothing_is_not_waited_for_beyond_the_limit() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
-    let aws = [
-        ("AWS_ENDPOINT_URL", endpoint.as_str()),
-        ("AWS_ACCESS_KEY_ID", "x"),
-        ("AWS_SECRET_ACCESS_KEY", "x"),
-    ];
+    let aws =
+        [("AWS_ENDPOINT_URL", endpoint.as_str()), ("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")];
     let aws = aws.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let blobs = Blobs::open("s3://bucket", Settings { aws, ..Settings::default() }).unwrap();
     let until = Instant::now() + Duration::from_millis(50);
