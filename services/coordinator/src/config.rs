@@ -7,6 +7,8 @@ use thicket_thi::{
     DEFAULT_LAMBDA, DEFAULT_ROUNDS, DEFAULT_XI, DEFAULT_YES_THRESHOLD, Settings, SettingsError,
 };
 
+use crate::{JobArgs, JobConfig};
+
 /// Searches and ingests served at a time where nothing else is said.
 pub const DEFAULT_MAX_CALLS: usize = 256;
 const MOST_CALLS: usize = 1 << 20;
@@ -34,6 +36,9 @@ pub struct Args {
     /// How the interaction runs
     #[command(flatten)]
     pub interaction: InteractionArgs,
+    /// How jobs are kept and done
+    #[command(flatten)]
+    pub jobs: JobArgs,
     /// Searches and ingests served at a time; more are refused
     #[arg(long, env = "THICKET_MAX_CALLS", value_name = "N", default_value_t = DEFAULT_MAX_CALLS)]
     pub max_calls: usize,
@@ -53,6 +58,7 @@ impl Args {
             discovery: self.discovery.clone(),
             peers: self.peers.peers()?,
             interaction: self.interaction.settings()?,
+            jobs: self.jobs.config(!self.discovery.etcd.is_empty())?,
             max_calls: self.max_calls,
         })
     }
@@ -181,7 +187,9 @@ pub struct Config {
     pub peers: Peers,
     /// The interaction where a caller names no value.
     pub interaction: Settings,
-    /// Searches and ingests served at a time, at least 1; more are refused with RESOURCE_EXHAUSTED. Default:
+    /// How jobs are kept and done; `None`: they are not.
+    pub jobs: Option<JobConfig>,
+    /// Searches and ingests served at a time, at least 1, and calls about jobs as many; more are refused with RESOURCE_EXHAUSTED. Default:
     /// [`DEFAULT_MAX_CALLS`].
     pub max_calls: usize,
 }
@@ -194,6 +202,7 @@ impl Config {
             discovery: DiscoveryArgs::default(),
             peers,
             interaction: Settings::default(),
+            jobs: None,
             max_calls: DEFAULT_MAX_CALLS,
         }
     }
@@ -224,6 +233,17 @@ pub enum ConfigError {
         /// What was given.
         actual: usize,
     },
+    /// No query of a job or absurdly many at a time.
+    #[error("job-queries must be 1 to {limit}, not {actual}")]
+    JobQueries {
+        /// The largest value.
+        limit: usize,
+        /// What was given.
+        actual: usize,
+    },
+    /// Jobs have nowhere to keep their records.
+    #[error("jobs-store is given, but neither etcd nor jobs-data: jobs need a place for their records")]
+    JobRecords,
     /// The token file cannot be used.
     #[error("token file {path} cannot be used: {reason}")]
     Token {
@@ -288,6 +308,8 @@ mod tests {
             (["--lambda", "1.1"], "lambda"),
             (["--yes-threshold", "2"], "yes_threshold"),
             (["--max-calls", "0"], "max-calls"),
+            (["--job-queries", "0"], "job-queries"),
+            (["--jobs-store", "file:///tmp"], "jobs-store"),
         ] {
             let error = config(&flags).unwrap_err().to_string();
             assert!(error.starts_with(name), "{flags:?}: {error}");
@@ -312,6 +334,17 @@ mod tests {
         assert_eq!(list("http://a:1,http://b:2").unwrap().len(), 4);
         assert!(matches!(list("a:1"), Err(ConfigError::Address(_))));
         assert!(matches!(list("https://a:1"), Err(ConfigError::Secure { .. })));
+    }
+
+    #[test]
+    fn jobs_need_a_place_for_objects_and_one_for_records() {
+        assert_eq!(config(&[]).unwrap().jobs, None);
+        let alone =
+            config(&["--jobs-store", "file:///objects", "--jobs-data", "/records"]).unwrap().jobs.unwrap();
+        assert_eq!(alone.records, Some("/records".into()));
+        let many =
+            config(&["--jobs-store", "s3://people", "--etcd", "http://etcd:2379"]).unwrap().jobs.unwrap();
+        assert_eq!(many.records, None);
     }
 
     #[test]

@@ -47,6 +47,11 @@ pub struct Instruments {
     pub discovery_connected: Gauge<u64>,
     pub discovery_members: Gauge<u64>,
     pub discovery_ignored: Counter<u64>,
+    pub jobs: Gauge<u64>,
+    pub job_parts: Counter<u64>,
+    pub job_queries: Counter<u64>,
+    pub job_retries: Counter<u64>,
+    pub job_takeovers: Counter<u64>,
     pub export_failures: Counter<u64>,
 }
 
@@ -160,6 +165,23 @@ impl Instruments {
                 names::DISCOVERY_IGNORED,
                 "{registration}",
                 "Registrations that were ignored.",
+            ),
+            jobs: gauge(names::JOBS, "{job}", "Jobs, by the state they are in."),
+            job_parts: counter(
+                names::JOB_PARTS,
+                "{part}",
+                "Parts of jobs that were done, given back or lost.",
+            ),
+            job_queries: counter(
+                names::JOB_QUERIES,
+                "{query}",
+                "Queries of jobs that were searched for or failed.",
+            ),
+            job_retries: counter(names::JOB_RETRIES, "{query}", "Queries of jobs that were tried again."),
+            job_takeovers: counter(
+                names::JOB_TAKEOVERS,
+                "{part}",
+                "Parts of jobs that another coordinator had begun and left.",
             ),
             export_failures: counter(
                 names::EXPORT_FAILURES,
@@ -300,6 +322,11 @@ mod tests {
         all.discovery_connected.record(1, &[]);
         all.discovery_members.record(3, &[]);
         all.discovery_ignored.add(1, &[]);
+        all.jobs.record(1, &[]);
+        all.job_parts.add(1, &[]);
+        all.job_queries.add(1, &[]);
+        all.job_retries.add(1, &[]);
+        all.job_takeovers.add(1, &[]);
 
         let text = prometheus_text();
         for name in [
@@ -328,6 +355,11 @@ mod tests {
             "thicket_discovery_connected",
             "thicket_discovery_members",
             "thicket_discovery_ignored_total",
+            "thicket_jobs",
+            "thicket_job_parts_total",
+            "thicket_job_queries_total",
+            "thicket_job_retries_total",
+            "thicket_job_takeovers_total",
         ] {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing in\n{text}");
         }

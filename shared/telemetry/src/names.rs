@@ -53,6 +53,16 @@ pub const DISCOVERY_CONNECTED: &str = "thicket.discovery.connected";
 pub const DISCOVERY_MEMBERS: &str = "thicket.discovery.members";
 /// Counter, registrations ignored, by [`REASON`].
 pub const DISCOVERY_IGNORED: &str = "thicket.discovery.ignored";
+/// Gauge, jobs known to this coordinator, by [`STATE`].
+pub const JOBS: &str = "thicket.jobs";
+/// Counter, parts of jobs that left this coordinator's hands, by [`OUTCOME`].
+pub const JOB_PARTS: &str = "thicket.job.parts";
+/// Counter, queries of jobs with a result of this coordinator, by [`OUTCOME`].
+pub const JOB_QUERIES: &str = "thicket.job.queries";
+/// Counter, queries of jobs that were tried again.
+pub const JOB_RETRIES: &str = "thicket.job.retries";
+/// Counter, parts of jobs that another coordinator had begun and left.
+pub const JOB_TAKEOVERS: &str = "thicket.job.takeovers";
 /// Counter, batches of spans that could not be exported.
 pub const EXPORT_FAILURES: &str = "thicket.telemetry.export.failures";
 
@@ -98,6 +108,8 @@ pub const ROUND: &str = "round";
 pub const ANSWER: &str = "answer";
 /// `model` or `cache`.
 pub const SOURCE: &str = "source";
+/// How something ended: of a part `done`, `given_back` or `lost`, of a query `succeeded` or `failed`.
+pub const OUTCOME: &str = "outcome";
 /// Name of a collection.
 pub const COLLECTION: &str = "collection";
 
