@@ -2,6 +2,7 @@
 //! fit, not what the models say. [`quantization`] alone asks the sample's trained model.
 
 mod infrastructure;
+mod jobs;
 mod person_search;
 mod processes;
 mod quantization;
