@@ -3,7 +3,7 @@
 use std::{env, io, path::PathBuf};
 
 const PROTO_ROOT: &str = "../../proto";
-const FILES: [&str; 4] = ["embedding", "gallery", "answer", "coordinator"];
+const FILES: [&str; 5] = ["embedding", "gallery", "answer", "coordinator", "job"];
 
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed={PROTO_ROOT}");

@@ -8,6 +8,7 @@ use thicket_thi::{
 };
 
 use crate::{Calling, CallingArgs};
+use crate::{JobArgs, JobConfig};
 
 /// Searches and ingests served at a time where nothing else is said.
 pub const DEFAULT_MAX_CALLS: usize = 256;
@@ -39,6 +40,9 @@ pub struct Args {
     /// How the other roles are called
     #[command(flatten)]
     pub calling: CallingArgs,
+    /// How jobs are kept and done
+    #[command(flatten)]
+    pub jobs: JobArgs,
     /// Searches and ingests served at a time; more are refused
     #[arg(long, env = "THICKET_MAX_CALLS", value_name = "N", default_value_t = DEFAULT_MAX_CALLS)]
     pub max_calls: usize,
@@ -59,6 +63,7 @@ impl Args {
             peers: self.peers.peers()?,
             interaction: self.interaction.settings()?,
             calling: self.calling.calling()?,
+            jobs: self.jobs.config(!self.discovery.etcd.is_empty())?,
             max_calls: self.max_calls,
         })
     }
@@ -189,7 +194,9 @@ pub struct Config {
     pub interaction: Settings,
     /// Asking ahead, second copies, calls that are lost.
     pub calling: Calling,
-    /// Searches and ingests served at a time, at least 1; more are refused with RESOURCE_EXHAUSTED. Default:
+    /// How jobs are kept and done; `None`: they are not.
+    pub jobs: Option<JobConfig>,
+    /// Searches and ingests served at a time, at least 1, and calls about jobs as many; more are refused with RESOURCE_EXHAUSTED. Default:
     /// [`DEFAULT_MAX_CALLS`].
     pub max_calls: usize,
 }
@@ -203,6 +210,7 @@ impl Config {
             peers,
             interaction: Settings::default(),
             calling: Calling::default(),
+            jobs: None,
             max_calls: DEFAULT_MAX_CALLS,
         }
     }
@@ -244,6 +252,17 @@ pub enum ConfigError {
         /// What was given.
         actual: usize,
     },
+    /// No query of a job or absurdly many at a time.
+    #[error("job-queries must be 1 to {limit}, not {actual}")]
+    JobQueries {
+        /// The largest value.
+        limit: usize,
+        /// What was given.
+        actual: usize,
+    },
+    /// Jobs have nowhere to keep their records.
+    #[error("jobs-store is given, but neither etcd nor jobs-data: jobs need a place for their records")]
+    JobRecords,
     /// The token file cannot be used.
     #[error("token file {path} cannot be used: {reason}")]
     Token {
@@ -308,6 +327,8 @@ mod tests {
             (["--lambda", "1.1"], "lambda"),
             (["--yes-threshold", "2"], "yes_threshold"),
             (["--max-calls", "0"], "max-calls"),
+            (["--job-queries", "0"], "job-queries"),
+            (["--jobs-store", "file:///tmp"], "jobs-store"),
         ] {
             let error = config(&flags).unwrap_err().to_string();
             assert!(error.starts_with(name), "{flags:?}: {error}");
@@ -332,6 +353,17 @@ mod tests {
         assert_eq!(list("http://a:1,http://b:2").unwrap().len(), 4);
         assert!(matches!(list("a:1"), Err(ConfigError::Address(_))));
         assert!(matches!(list("https://a:1"), Err(ConfigError::Secure { .. })));
+    }
+
+    #[test]
+    fn jobs_need_a_place_for_objects_and_one_for_records() {
+        assert_eq!(config(&[]).unwrap().jobs, None);
+        let alone =
+            config(&["--jobs-store", "file:///objects", "--jobs-data", "/records"]).unwrap().jobs.unwrap();
+        assert_eq!(alone.records, Some("/records".into()));
+        let many =
+            config(&["--jobs-store", "s3://people", "--etcd", "http://etcd:2379"]).unwrap().jobs.unwrap();
+        assert_eq!(many.records, None);
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! candidate and ranks again with one search. Every step is an event on the caller's stream; a caller that goes away
 //! stops the search at once.
 //!
-//! It holds nothing: every call is served from the embedding, gallery and answer roles, through their public contract.
+//! It holds nothing but jobs: every call is served from the embedding, gallery and answer roles, through their public
+//! contract. A job is a batch of queries that outlives its caller and its coordinator: its record and the leases of its
+//! parts are in etcd or in a file (`thicket-jobstore`), its queries and results in an object store (`thicket-blobs`).
 //!
 //! ```no_run
 //! # use thicket_coordinator::{App, Config, Peers};
@@ -18,6 +20,7 @@
 //! # }
 //! ```
 
+mod admission;
 mod app;
 mod calling;
 mod clients;
@@ -25,6 +28,8 @@ mod config;
 mod driven;
 mod ingest;
 mod input;
+mod job_config;
+mod jobs;
 mod placing;
 mod rounds;
 mod search;
@@ -32,4 +37,6 @@ mod service;
 
 pub use app::App;
 pub use calling::{Calling, CallingArgs, DEFAULT_ASK_AHEAD, MOST_ASK_AHEAD, SilentAfter};
+pub use job_config::{DEFAULT_JOB_QUERIES, JobArgs, JobConfig, JobObjects};
+
 pub use config::{Args, Config, ConfigError, DEFAULT_MAX_CALLS, InteractionArgs, PeerArgs, Peers};

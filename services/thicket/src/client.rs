@@ -3,6 +3,7 @@
 use thicket_proto::v1::answer_service_client::AnswerServiceClient;
 use thicket_proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use thicket_proto::v1::gallery_service_client::GalleryServiceClient;
+use thicket_proto::v1::job_service_client::JobServiceClient;
 use thicket_runtime::{MAX_MESSAGE_BYTES, Peer};
 use tonic::{Code, Status};
 
@@ -19,12 +20,25 @@ pub(crate) type Gallery = GalleryServiceClient<Peer>;
 /// Calls to the answer service.
 pub(crate) type Answer = AnswerServiceClient<Peer>;
 
+/// Calls about jobs to the coordinator.
+pub(crate) type Jobs = JobServiceClient<Peer>;
+
 /// A client of the coordinator at `url`; connects when first used.
 ///
 /// # Errors
 /// [`Failure::BadInput`] for a malformed address or token.
 pub(crate) fn coordinator(url: &str, token: Option<&str>) -> Result<Coordinator, Failure> {
     Ok(CoordinatorServiceClient::new(peer(url, token)?)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+/// A client of the coordinator's jobs at `url`; connects when first used.
+///
+/// # Errors
+/// [`Failure::BadInput`] for a malformed address or token.
+pub(crate) fn jobs(url: &str, token: Option<&str>) -> Result<Jobs, Failure> {
+    Ok(JobServiceClient::new(peer(url, token)?)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
-use thicket_coordinator::Peers;
+use thicket_coordinator::{JobConfig, Peers};
 use thicket_device::ComputeArgs;
 use thicket_discovery::Address;
 use thicket_gallery::{Answers, ForgetConfig};
@@ -219,7 +219,7 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// Starts a coordinator and waits until it is ready.
+    /// Starts a coordinator and waits until it is ready; without `jobs` it keeps none.
     ///
     /// # Errors
     /// [`Failure`] where it cannot start.
@@ -227,10 +227,12 @@ impl Front {
         peers: Peers,
         role: RoleConfig,
         interaction: Settings,
+        jobs: Option<JobConfig>,
     ) -> Result<Self, Failure> {
         let mut config = thicket_coordinator::Config::in_process(peers);
         config.role = role;
         config.interaction = interaction;
+        config.jobs = jobs;
         let app = named(Role::Coordinator, thicket_coordinator::App::build(config)).await?;
         let (address, admin, health) = (app.grpc_addr(), app.admin_addr(), app.health());
         let mut roles = Roles::new();

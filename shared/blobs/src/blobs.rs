@@ -15,7 +15,7 @@ pub const MAX_KEY_BYTES: usize = 900;
 /// Objects by name. Clones are handles of the same place.
 #[derive(Debug, Clone)]
 pub struct Blobs {
-    store: Arc<dyn ObjectStore>,
+    pub(crate) store: Arc<dyn ObjectStore>,
     place: Arc<Place>,
     url: Arc<str>,
     max_bytes: u64,
@@ -196,7 +196,7 @@ impl Blobs {
         location(key)
     }
 
-    async fn in_time<T>(
+    pub(crate) async fn in_time<T>(
         &self,
         operation: &'static str,
         key: &str,
@@ -212,7 +212,7 @@ impl Blobs {
 }
 
 /// Checks a name. `#` is how a folder marks what is not written to its end.
-fn location(key: &str) -> Result<ObjectPath, BlobError> {
+pub(crate) fn location(key: &str) -> Result<ObjectPath, BlobError> {
     let refused = |reason: String| BlobError::Key { key: key.chars().take(80).collect(), reason };
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         return Err(refused(format!("1 to {MAX_KEY_BYTES} bytes, got {}", key.len())));

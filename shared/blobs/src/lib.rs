@@ -4,7 +4,8 @@
 //! What every caller may rely on, whichever place it is:
 //!
 //! - an object is there whole or not at all, and durable when a write returns;
-//! - nothing waits beyond the moment that the caller names, and nothing larger than [`Settings::max_bytes`] is written or read;
+//! - nothing waits beyond the moment that the caller names, and nothing larger than [`Settings::max_bytes`] is written or
+//!   read at once; what is larger goes in pieces ([`Blobs::upload`], [`Blobs::read`]);
 //! - a deletion that has returned outlives a power failure; deleting what is not there is no error.
 //!
 //! ```
@@ -25,8 +26,10 @@
 mod blobs;
 mod error;
 mod open;
+mod pieces;
 mod transport;
 
 pub use blobs::{Blobs, Entry, MAX_KEY_BYTES};
 pub use error::{BlobError, OpenError};
 pub use open::{DEFAULT_MAX_BYTES, Settings};
+pub use pieces::{PIECE_BYTES, Upload};

@@ -1,4 +1,5 @@
-//! Who is in the cluster: finds the members and registers this process as one. The only crate that knows etcd.
+//! Who is in the cluster: finds the members and registers this process as one. The crate that knows how etcd is
+//! reached; [`etcd`] is for others that keep something there.
 //!
 //! A member registers under a lease ([`Registration`]) and follows the others ([`Directory`]). Each works on a thread and a
 //! runtime of its own, so that a busy process neither loses its lease nor misses who left. While etcd is away everyone
@@ -54,6 +55,12 @@ pub use members::Members;
 pub use registration::{Registration, Standing};
 pub use registrations::MAX_REGISTRATIONS;
 pub use resolve::RESOLVE_INTERVAL;
+
+/// Connections to etcd, for what else is kept there.
+pub mod etcd {
+    pub use crate::session::{Dialer, Session, SessionError};
+    pub use crate::thread::Thread;
+}
 
 use std::time::Duration;
 

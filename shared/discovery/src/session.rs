@@ -9,20 +9,41 @@ use crate::shown;
 
 /// Why a session with etcd ended.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SessionError {
+pub enum SessionError {
+    /// The settings do not do, or a file that they name.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// No answer in time. What was asked for may have been done.
     #[error("{endpoint}: {what}: no answer in {limit:?}")]
-    Timeout { endpoint: String, what: &'static str, limit: Duration },
+    Timeout {
+        /// Who was asked.
+        endpoint: String,
+        /// For what.
+        what: &'static str,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// An answer that is none. What was asked for may have been done.
     #[error("{endpoint}: {what}: {reason}")]
-    Etcd { endpoint: String, what: &'static str, reason: String },
+    Etcd {
+        /// Who was asked.
+        endpoint: String,
+        /// For what.
+        what: &'static str,
+        /// Why there is no answer, in one line.
+        reason: String,
+    },
+    /// etcd does not know the lease any more.
     #[error("{endpoint}: the lease is gone")]
-    LeaseLost { endpoint: String },
+    LeaseLost {
+        /// Who said so.
+        endpoint: String,
+    },
 }
 
 /// Makes sessions with one endpoint after the other, starting with any.
 #[derive(Debug)]
-pub(crate) struct Dialer {
+pub struct Dialer {
     config: EtcdConfig,
     next: usize,
     backoff: Backoff,
@@ -30,22 +51,35 @@ pub(crate) struct Dialer {
 }
 
 /// A connection to one endpoint, whose every answer is awaited for a limited time.
-pub(crate) struct Session {
-    pub(crate) client: Client,
-    pub(crate) endpoint: String,
-    pub(crate) limit: Duration,
+#[derive(Clone)]
+pub struct Session {
+    /// Makes the calls.
+    pub client: Client,
+    /// Where to.
+    pub endpoint: String,
+    /// Longest wait for an answer.
+    pub limit: Duration,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("endpoint", &self.endpoint).field("limit", &self.limit).finish()
+    }
 }
 
 impl Dialer {
     /// Sessions that wait at most `limit` for an answer.
-    pub(crate) fn new(config: EtcdConfig, limit: Duration) -> Self {
+    pub fn new(config: EtcdConfig, limit: Duration) -> Self {
         let mut backoff = Backoff::new(config.timing.first_wait, config.timing.longest_wait);
         let next = backoff.pick(config.endpoints.len().max(1));
         Self { config, next, backoff, limit }
     }
 
     /// A session with the next endpoint. Without a user this makes no call yet.
-    pub(crate) async fn dial(&mut self) -> Result<Session, SessionError> {
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn dial(&mut self) -> Result<Session, SessionError> {
         let options = self.config.options()?;
         let count = self.config.endpoints.len();
         let Some(endpoint) = self.config.endpoints.get(self.next % count.max(1)) else {
@@ -59,14 +93,17 @@ impl Dialer {
     }
 
     /// Waits before the next attempt, after a session that lasted so long.
-    pub(crate) async fn wait(&mut self, lasted: Duration) {
+    pub async fn wait(&mut self, lasted: Duration) {
         tokio::time::sleep(self.backoff.after(lasted)).await;
     }
 }
 
 impl Session {
     /// The answer to a call, or why there is none.
-    pub(crate) async fn answer<T>(
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn answer<T>(
         &self,
         what: &'static str,
         call: impl Future<Output = Result<T, etcd_client::Error>>,
@@ -74,15 +111,18 @@ impl Session {
         bounded(&self.endpoint, what, self.limit, call).await
     }
 
-    pub(crate) fn error(&self, what: &'static str, reason: &str) -> SessionError {
+    /// An answer that is none.
+    pub fn error(&self, what: &'static str, reason: &str) -> SessionError {
         SessionError::Etcd { endpoint: self.endpoint.clone(), what, reason: shown(reason) }
     }
 
-    pub(crate) fn timed_out(&self, what: &'static str) -> SessionError {
+    /// No answer in time.
+    pub fn timed_out(&self, what: &'static str) -> SessionError {
         SessionError::Timeout { endpoint: self.endpoint.clone(), what, limit: self.limit }
     }
 
-    pub(crate) fn lease_lost(&self) -> SessionError {
+    /// A lease that is gone.
+    pub fn lease_lost(&self) -> SessionError {
         SessionError::LeaseLost { endpoint: self.endpoint.clone() }
     }
 }

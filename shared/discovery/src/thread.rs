@@ -6,13 +6,16 @@ use crate::DiscoveryError;
 
 /// Work on a thread and a current-thread runtime of its own. It ends at once, wherever it is, when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Thread {
+pub struct Thread {
     _stop: oneshot::Sender<()>,
 }
 
 impl Thread {
     /// Starts a thread that runs what `work` makes.
-    pub(crate) fn start<F>(
+    ///
+    /// # Errors
+    /// [`DiscoveryError::Thread`] where the system gives none.
+    pub fn start<F>(
         name: &'static str,
         work: impl FnOnce() -> F + Send + 'static,
     ) -> Result<Self, DiscoveryError>

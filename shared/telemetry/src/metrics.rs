@@ -51,6 +51,11 @@ pub struct Instruments {
     pub calls_resent: Counter<u64>,
     pub replica_ejections: Counter<u64>,
     pub clock_jumps: Counter<u64>,
+    pub jobs: Gauge<u64>,
+    pub job_parts: Counter<u64>,
+    pub job_queries: Counter<u64>,
+    pub job_retries: Counter<u64>,
+    pub job_takeovers: Counter<u64>,
     pub export_failures: Counter<u64>,
 }
 
@@ -177,6 +182,23 @@ impl Instruments {
                 "Replicas taken out because they left calls or health checks unanswered.",
             ),
             clock_jumps: counter(names::CLOCK_JUMPS, "{jump}", "Jumps of the wall clock."),
+            jobs: gauge(names::JOBS, "{job}", "Jobs, by the state they are in."),
+            job_parts: counter(
+                names::JOB_PARTS,
+                "{part}",
+                "Parts of jobs that were done, given back or lost.",
+            ),
+            job_queries: counter(
+                names::JOB_QUERIES,
+                "{query}",
+                "Queries of jobs that were searched for or failed.",
+            ),
+            job_retries: counter(names::JOB_RETRIES, "{query}", "Queries of jobs that were tried again."),
+            job_takeovers: counter(
+                names::JOB_TAKEOVERS,
+                "{part}",
+                "Parts of jobs that another coordinator had begun and left.",
+            ),
             export_failures: counter(
                 names::EXPORT_FAILURES,
                 "{batch}",
@@ -320,6 +342,11 @@ mod tests {
         all.calls_resent.add(1, &[]);
         all.replica_ejections.add(1, &[]);
         all.clock_jumps.add(1, &[]);
+        all.jobs.record(1, &[]);
+        all.job_parts.add(1, &[]);
+        all.job_queries.add(1, &[]);
+        all.job_retries.add(1, &[]);
+        all.job_takeovers.add(1, &[]);
 
         let text = prometheus_text();
         for name in [
@@ -352,6 +379,11 @@ mod tests {
             "thicket_calls_resent_total",
             "thicket_replica_ejections_total",
             "thicket_clock_jumps_total",
+            "thicket_jobs",
+            "thicket_job_parts_total",
+            "thicket_job_queries_total",
+            "thicket_job_retries_total",
+            "thicket_job_takeovers_total",
         ] {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing in\n{text}");
         }

@@ -61,6 +61,16 @@ pub const CALLS_RESENT: &str = "thicket.calls.resent";
 pub const REPLICA_EJECTIONS: &str = "thicket.replica.ejections";
 /// Counter, jumps of the wall clock.
 pub const CLOCK_JUMPS: &str = "thicket.clock.jumps";
+/// Gauge, jobs known to this coordinator, by [`STATE`].
+pub const JOBS: &str = "thicket.jobs";
+/// Counter, parts of jobs that left this coordinator's hands, by [`OUTCOME`].
+pub const JOB_PARTS: &str = "thicket.job.parts";
+/// Counter, queries of jobs with a result of this coordinator, by [`OUTCOME`].
+pub const JOB_QUERIES: &str = "thicket.job.queries";
+/// Counter, queries of jobs that were tried again.
+pub const JOB_RETRIES: &str = "thicket.job.retries";
+/// Counter, parts of jobs that another coordinator had begun and left.
+pub const JOB_TAKEOVERS: &str = "thicket.job.takeovers";
 /// Counter, batches of spans that could not be exported.
 pub const EXPORT_FAILURES: &str = "thicket.telemetry.export.failures";
 
@@ -108,6 +118,8 @@ pub const ROUND: &str = "round";
 pub const ANSWER: &str = "answer";
 /// `model` or `cache`.
 pub const SOURCE: &str = "source";
+/// How something ended: of a part `done`, `given_back` or `lost`, of a query `succeeded` or `failed`.
+pub const OUTCOME: &str = "outcome";
 /// Name of a collection.
 pub const COLLECTION: &str = "collection";
 

@@ -13,11 +13,12 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-const SERVICES: [(Role, &str); 4] = [
+const SERVICES: [(Role, &str); 5] = [
     (Role::Embedding, "thicket.v1.EmbeddingService"),
     (Role::Gallery, "thicket.v1.GalleryService"),
     (Role::Answer, "thicket.v1.AnswerService"),
     (Role::Coordinator, "thicket.v1.CoordinatorService"),
+    (Role::Coordinator, "thicket.v1.JobService"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

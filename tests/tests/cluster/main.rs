@@ -3,6 +3,7 @@
 
 mod infrastructure;
 mod overload;
+mod jobs;
 mod person_search;
 mod processes;
 mod quantization;

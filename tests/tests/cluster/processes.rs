@@ -15,15 +15,16 @@ use thicket_proto::v1::{
 };
 use thicket_runtime::Role;
 use thicket_tests::goldens;
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::person_search::picture;
 
-const COLLECTION: &str = "lobby";
+pub(crate) const COLLECTION: &str = "lobby";
 const ITEMS: u8 = 10;
 /// Long enough for any machine; nothing waits for its end.
-const LIMIT: Duration = Duration::from_secs(90);
-const TEXTS: [&str; 6] = [
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const TEXTS: [&str; 6] = [
     "a person in a red coat",
     "a woman with a black bag",
     "a man in blue trousers and white shoes",
@@ -33,7 +34,7 @@ const TEXTS: [&str; 6] = [
 ];
 
 /// A program that is killed with the test.
-struct Process {
+pub(crate) struct Process {
     program: PathBuf,
     flags: Vec<String>,
     log: PathBuf,
@@ -47,7 +48,7 @@ impl Process {
         process
     }
 
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         let log = std::fs::File::options().append(true).create(true).open(&self.log).unwrap();
         let child = Command::new(&self.program)
@@ -61,19 +62,25 @@ impl Process {
     }
 
     /// SIGKILL.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
         }
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
-    fn said(&self) -> String {
+    /// The status that it ends with.
+    pub(crate) async fn ends(&mut self) -> Option<i32> {
+        let mut child = self.child.take().expect("it runs");
+        tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap().code()
+    }
+
+    pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
@@ -85,12 +92,12 @@ impl Drop for Process {
 }
 
 /// Two coordinators, two embedding roles, three answer roles and a gallery, by etcd.
-struct Processes {
-    etcd: Process,
+pub(crate) struct Processes {
+    pub(crate) etcd: Process,
     gallery: Process,
     embedding: [Process; 2],
-    answer: [Process; 3],
-    coordinator: [Process; 2],
+    pub(crate) answer: [Process; 3],
+    pub(crate) coordinator: [Process; 2],
     directory: Directory,
     _folder: tempfile::TempDir,
 }
@@ -122,7 +129,7 @@ fn free_urls() -> [String; 2] {
 }
 
 impl Processes {
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let etcd = etcd_program()?;
         let folder = tempfile::tempdir().unwrap();
         let [client, peer] = free_urls();
@@ -163,6 +170,9 @@ impl Processes {
         let model = |path: &str| goldens().join(path).display().to_string();
         let (clip, qwen) = (model("clip/trained"), model("qwen/tied"));
         let data = folder.path().join("gallery").display().to_string();
+        let objects = folder.path().join("objects");
+        std::fs::create_dir(&objects).unwrap();
+        let objects = format!("file://{}", objects.display());
         let directory =
             Directory::start(Source::Etcd(Box::new(EtcdConfig::new(vec![Address::parse(&client).unwrap()]))))
                 .unwrap();
@@ -171,7 +181,9 @@ impl Processes {
             embedding: [0, 1].map(|number| role(Role::Embedding, number, &["--model", &clip])),
             answer: [0, 1, 2]
                 .map(|number| role(Role::Answer, number, &["--model", &qwen, "--max-output-tokens", "24"])),
-            coordinator: [0, 1].map(|number| role(Role::Coordinator, number, &[])),
+            coordinator: [0, 1].map(|number| {
+                role(Role::Coordinator, number, &["--jobs-store", &objects, "--job-queries", "2"])
+            }),
             etcd,
             directory,
             _folder: folder,
@@ -181,7 +193,7 @@ impl Processes {
     }
 
     /// Waits until every role has registered.
-    async fn all_there(&self) {
+    pub(crate) async fn all_there(&self) {
         let wanted = [(Role::Gallery, 1), (Role::Embedding, 2), (Role::Answer, 3), (Role::Coordinator, 2)];
         let began = Instant::now();
         let mut members = self.directory.subscribe();
@@ -196,7 +208,7 @@ impl Processes {
         }
     }
 
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         let all = [&self.etcd, &self.gallery].into_iter().chain(&self.embedding).chain(&self.answer);
         all.chain(&self.coordinator)
             .map(|process| format!("{}:\n{}", process.log.display(), process.said()))
@@ -204,10 +216,7 @@ impl Processes {
     }
 
     /// Runs a call on one coordinator after another until one answers, as a client of several would.
-    async fn persistently<T>(
-        &self,
-        call: impl AsyncFn(CoordinatorServiceClient<tonic::transport::Channel>) -> Result<T, Status>,
-    ) -> T {
+    pub(crate) async fn persistently<T>(&self, call: impl AsyncFn(Channel) -> Result<T, Status>) -> T {
         let began = Instant::now();
         let mut last = None;
         for attempt in 0.. {
@@ -218,11 +227,12 @@ impl Processes {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let Ok(client) = CoordinatorServiceClient::connect(one.address.to_string()).await else {
+            let endpoint = Channel::from_shared(one.address.to_string()).unwrap();
+            let Ok(channel) = endpoint.connect().await else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            match call(client).await {
+            match call(channel).await {
                 Ok(answer) => return answer,
                 // Gone, or cut off in the middle of the answer.
                 Err(status)
@@ -237,7 +247,7 @@ impl Processes {
         unreachable!("there is always another attempt")
     }
 
-    async fn ingest(&self) {
+    pub(crate) async fn ingest(&self) {
         let items: Vec<_> = (0..ITEMS)
             .map(|index| IngestRequest {
                 collection: COLLECTION.into(),
@@ -247,7 +257,8 @@ impl Processes {
             })
             .collect();
         let stored = self
-            .persistently(async |mut client| {
+            .persistently(async |channel| {
+                let mut client = CoordinatorServiceClient::new(channel);
                 let mut results = client.ingest(tokio_stream::iter(items.clone())).await?.into_inner();
                 let mut stored = 0;
                 while let Some(result) = results.message().await? {
@@ -274,10 +285,11 @@ impl Processes {
             settings: Some(settings),
             ..Default::default()
         };
-        self.persistently(async |mut client| {
+        self.persistently(async |channel| {
             let mut request = Request::new(request.clone());
             request.set_timeout(LIMIT);
-            let mut stream = client.search_person(request).await?.into_inner();
+            let mut stream =
+                CoordinatorServiceClient::new(channel).search_person(request).await?.into_inner();
             let mut last = None;
             while let Some(response) = stream.message().await? {
                 last = response.event;
@@ -348,9 +360,8 @@ async fn a_role_that_drains_leaves_the_members_and_ends_with_0() {
     let before = processes.search(0).await;
     processes.answer[0].signal("-TERM");
     assert_eq!(processes.search(0).await, before);
-    let mut child = processes.answer[0].child.take().unwrap();
-    let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(0), "{}", processes.answer[0].said());
+    let status = processes.answer[0].ends().await;
+    assert_eq!(status, Some(0), "{}", processes.answer[0].said());
     let began = Instant::now();
     while processes.directory.members().of(Role::Answer).len() != 2 {
         assert!(began.elapsed() < LIMIT);

@@ -12,6 +12,7 @@ use thicket_proto::v1::answer_service_server::{AnswerService, AnswerServiceServe
 use thicket_proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use thicket_proto::v1::embedding_service_server::{EmbeddingService, EmbeddingServiceServer};
 use thicket_proto::v1::gallery_service_server::{GalleryService, GalleryServiceServer};
+use thicket_proto::v1::job_service_client::JobServiceClient;
 use thicket_proto::v1::search_person_response::Event;
 use thicket_proto::v1::*;
 use thicket_runtime::{Fault, MAX_MESSAGE_BYTES, Role, RoleConfig, Server, Services, Stop, StopHandle};
@@ -466,7 +467,9 @@ impl AnswerService for Fakes {
 pub(crate) struct Bench {
     fakes: Fakes,
     pub(crate) client: CoordinatorServiceClient<Channel>,
+    pub(crate) jobs: JobServiceClient<Channel>,
     stops: Vec<StopHandle>,
+    coordinator: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Bench {
@@ -505,13 +508,23 @@ impl Bench {
         let (tell, told) = oneshot::channel();
         let (handle, stop) = Stop::by_hand();
         stops.push(handle);
-        on_own_thread(move || async move {
+        let coordinator = on_own_thread(move || async move {
             let app = App::build(config).await.expect("a coordinator");
             tell.send(app.grpc_addr()).expect("a test that waits");
             app.run(stop).await
         });
-        let client = connect(told.await.expect("a running coordinator"));
-        Self { fakes, client, stops }
+        let channel = connect(told.await.expect("a running coordinator"));
+        let client =
+            CoordinatorServiceClient::new(channel.clone()).max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let jobs = JobServiceClient::new(channel);
+        Self { fakes, client, jobs, stops, coordinator: Some(coordinator) }
+    }
+
+    /// Stops the coordinator alone, and waits until it has ended.
+    pub(crate) async fn stop_coordinator(&mut self) {
+        self.stops.last().expect("a coordinator").stop();
+        let coordinator = self.coordinator.take().expect("it runs");
+        tokio::task::spawn_blocking(move || coordinator.join()).await.unwrap().unwrap();
     }
 
     /// What the fakes know and were asked.
@@ -570,14 +583,13 @@ async fn serve(role: Role, services: Services, stops: &mut Vec<StopHandle>) -> S
 }
 
 /// Runs a role as it runs in production: on a runtime that it shares with nobody.
-fn on_own_thread<F: Future>(role: impl FnOnce() -> F + Send + 'static) {
+fn on_own_thread<F: Future>(role: impl FnOnce() -> F + Send + 'static) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let _ = runtime.block_on(role());
-    });
+    })
 }
 
-fn connect(address: SocketAddr) -> CoordinatorServiceClient<Channel> {
-    let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
-    CoordinatorServiceClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES)
+fn connect(address: SocketAddr) -> Channel {
+    Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy()
 }

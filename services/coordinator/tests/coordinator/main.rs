@@ -6,5 +6,6 @@ mod equality;
 mod failures;
 mod fakes;
 mod ingest;
+mod jobs;
 mod outcomes;
 mod worlds;

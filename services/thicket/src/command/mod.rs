@@ -11,6 +11,8 @@ mod engine;
 mod eval;
 mod filter;
 mod ingest;
+mod interaction;
+mod job;
 mod live;
 mod models;
 mod rerank;
@@ -38,6 +40,7 @@ pub(crate) enum Command {
     Search(Box<search::SearchArgs>),
     Collections(collections::CollectionsArgs),
     Delete(delete::DeleteArgs),
+    Job(job::JobArgs),
     Adapters(adapters::AdaptersArgs),
     Synth(synth::SynthArgs),
     Train(train::TrainArgs),
@@ -66,6 +69,7 @@ impl Command {
             Self::Search(args) => search::run(*args).await,
             Self::Collections(args) => collections::run(args).await,
             Self::Delete(args) => delete::run(args).await,
+            Self::Job(args) => job::run(args).await,
             Self::Adapters(args) => adapters::run(args).await,
             Self::Synth(args) => blocking(|| synth::run(args)).await,
             Self::Train(args) => blocking(|| train::run(args)).await,

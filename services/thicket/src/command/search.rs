@@ -3,11 +3,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use thicket_proto::v1::search_person_response::Event;
 use thicket_proto::v1::{
-    Answer, Hit, InteractionSettings, Outcome, Priority, QuestionAnswered, SearchFinished,
-    SearchPersonRequest,
+    Answer, Hit, Outcome, Priority, QuestionAnswered, SearchFinished, SearchPersonRequest,
 };
 
 use super::filter::FilterArgs;
+use super::interaction::InteractionArgs;
 use super::live::LiveView;
 use super::server::ServerArgs;
 use crate::client::{self, DEFAULT_COLLECTION};
@@ -25,25 +25,8 @@ pub(crate) struct SearchArgs {
     /// Results wanted
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
-    /// Candidates looked at, one a round [default: the server's]
-    #[arg(long, value_name = "K", allow_negative_numbers = true)]
-    rounds: Option<u32>,
-    /// Similarity threshold: above it a query is refined in round 1 only, otherwise in later rounds only [default: the
-    /// server's]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    xi: Option<f32>,
-    /// Weight of the original text in the final score, 0 to 1 [default: the server's]
-    #[arg(long, value_name = "L", allow_negative_numbers = true)]
-    lambda: Option<f32>,
-    /// Yes means p(Yes) above this, 0 to 1 [default: the server's]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    yes_threshold: Option<f64>,
-    /// Loaded adapter of the answer service that answers [default: its model as it was started]
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
-    adapter: String,
-    /// Rank once and ask nothing
-    #[arg(long, conflicts_with_all = ["rounds", "xi", "lambda", "yes_threshold"])]
-    no_interaction: bool,
+    #[command(flatten)]
+    interaction: InteractionArgs,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -106,15 +89,9 @@ pub(super) async fn run(args: SearchArgs) -> Result<(), Failure> {
         collection: args.collection.clone(),
         text: text.clone(),
         top: args.top,
-        settings: Some(InteractionSettings {
-            rounds: args.rounds,
-            xi: args.xi,
-            lambda: args.lambda,
-            yes_threshold: args.yes_threshold,
-            disabled: args.no_interaction,
-        }),
+        settings: Some(args.interaction.settings()),
         priority: Priority::Interactive.into(),
-        adapter: args.adapter.clone(),
+        adapter: args.interaction.adapter.clone(),
         filter: args.filter.filter(),
     };
     let mut view = LiveView::new(args.json);
@@ -194,7 +171,7 @@ fn hit_line(rank: usize, hit: &Hit) -> String {
     format!("{rank:>4}  {:.4}  {}", hit.score, client::printable(id))
 }
 
-fn outcome_name(outcome: Outcome) -> &'static str {
+pub(super) fn outcome_name(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Unspecified => "unspecified",
         Outcome::Refined => "refined",

@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use thicket_coordinator::JobConfig;
 use thicket_device::ComputeArgs;
 use thicket_runtime::{Role, RoleArgs, Stop};
 
@@ -14,7 +15,7 @@ const DEFAULT_DATA: &str = "thicket-data";
 /// Runs the whole cluster in this process until a signal, then drains
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
-    /// Folder of collections, images and remembered answers; created where it is missing
+    /// Folder of collections, images, remembered answers and jobs; created where it is missing
     #[arg(long, env = "THICKET_DATA", value_name = "DIR", default_value = DEFAULT_DATA)]
     data: PathBuf,
     /// Address of the gallery's API, which `collections` and `delete` call
@@ -68,7 +69,8 @@ async fn start(args: &UpArgs) -> Result<(Backends, Front), Failure> {
         tokens,
     })
     .await?;
-    let front = Front::start(backends.peers(None), front_role, interaction).await?;
+    let jobs = JobConfig::in_folder(&args.data.join("jobs"));
+    let front = Front::start(backends.peers(None), front_role, interaction, Some(jobs)).await?;
     console::print(&format!(
         "coordinator  {}\nadmin        {}\ngallery      {}\nembedding    {}  ({})\nanswer       {}  ({})\n\
          data         {}\nready; Ctrl-C drains and stops",

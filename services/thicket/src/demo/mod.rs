@@ -82,7 +82,7 @@ pub(crate) async fn run(options: Options, scratch: Arc<Scratch>) -> Result<Demon
         tokens: None,
     })
     .await?;
-    let mut front = Front::start(backends.peers(None), RoleConfig::in_process(), settings).await?;
+    let mut front = Front::start(backends.peers(None), RoleConfig::in_process(), settings, None).await?;
     clock.stage("start");
 
     let mut coordinator = client::coordinator(&url(front.address), None)?;
@@ -107,7 +107,7 @@ pub(crate) async fn run(options: Options, scratch: Arc<Scratch>) -> Result<Demon
         let (answer, serving) = shuffle::serve(&url(backends.answer), swap, control.stop()).await?;
         control.add(Role::Answer, serving);
         front.drain().await?;
-        front = Front::start(backends.peers(Some(answer)), RoleConfig::in_process(), settings).await?;
+        front = Front::start(backends.peers(Some(answer)), RoleConfig::in_process(), settings, None).await?;
         coordinator = client::coordinator(&url(front.address), None)?;
     }
     let work = async {

@@ -11,7 +11,7 @@ fn goldens() -> PathBuf {
 }
 
 /// A running cluster; killed when dropped.
-struct Cluster {
+pub(crate) struct Cluster {
     process: Child,
     coordinator: String,
     gallery: String,
@@ -19,7 +19,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(data: &Path, rest: &[&str]) -> Self {
+    pub(crate) fn start(data: &Path, rest: &[&str]) -> Self {
         let mut process = thicket()
             .arg("up")
             .args([
@@ -59,7 +59,7 @@ impl Cluster {
         Self { process, coordinator, gallery, answer }
     }
 
-    fn run(&self, args: &[&str]) -> Run {
+    pub(crate) fn run(&self, args: &[&str]) -> Run {
         let mut command = thicket();
         command
             .args(args)
@@ -70,7 +70,7 @@ impl Cluster {
     }
 
     /// Sends SIGTERM and tells the exit status.
-    fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(mut self) -> Option<i32> {
         let pid = self.process.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.process.wait().unwrap().code()
@@ -85,7 +85,7 @@ impl Drop for Cluster {
 }
 
 /// A folder of three pictures, one that is none, and a note.
-fn pictures(files: &Files) -> String {
+pub(crate) fn pictures(files: &Files) -> String {
     let folder = files.path("pictures");
     std::fs::create_dir_all(folder.join("more")).unwrap();
     for (from, to) in [("image0.png", "a.png"), ("image1.png", "b.png"), ("image2.png", "more/c.PNG")] {

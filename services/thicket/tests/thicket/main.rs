@@ -6,6 +6,7 @@ mod cluster;
 mod demo;
 mod embed;
 mod eval;
+mod job;
 mod models;
 mod rerank;
 mod schedule;

@@ -2,4 +2,5 @@
 
 mod folder;
 mod moto;
+mod pieces;
 mod place;

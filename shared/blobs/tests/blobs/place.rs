@@ -12,7 +12,7 @@ fn soon() -> Instant {
 }
 
 /// Runs a test in every place that there is.
-async fn everywhere<F: Future<Output = ()>>(test: impl Fn(Blobs) -> F) {
+pub(crate) async fn everywhere<F: Future<Output = ()>>(test: impl Fn(Blobs) -> F) {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("file://{}/new", folder.path().display());
     test(Blobs::open(&url, Settings { max_bytes: 1000, ..Settings::default() }).unwrap()).await;
