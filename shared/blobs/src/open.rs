@@ -1,5 +1,5 @@
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,20 +67,28 @@ impl Blobs {
         let refused = |reason: &str| OpenError::Url { url: url.to_owned(), reason: reason.to_owned() };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| refused("write it as file:// or s3://"))?;
         match scheme {
-            "file" if rest.starts_with('/') => Self::folder(url, PathBuf::from(rest), settings.max_bytes),
+            "file" if rest.starts_with('/') => Self::folder(url, Path::new(rest), settings.max_bytes),
             "file" => Err(refused("write a folder as file:///absolute/path")),
             "s3" => Self::bucket(url, rest, settings),
             _ => Err(refused("file:// and s3:// are known")),
         }
     }
 
-    fn folder(url: &str, folder: PathBuf, max_bytes: u64) -> Result<Self, OpenError> {
+    /// Opens a folder, which is created where it is missing, for objects of no more than `max_bytes`.
+    ///
+    /// # Errors
+    /// [`OpenError::Unusable`].
+    pub fn in_folder(folder: &Path, max_bytes: u64) -> Result<Self, OpenError> {
+        Self::folder(&format!("file://{}", folder.display()), folder, max_bytes)
+    }
+
+    fn folder(url: &str, folder: &Path, max_bytes: u64) -> Result<Self, OpenError> {
         let unusable = |reason: String| OpenError::Unusable { url: url.to_owned(), reason };
-        std::fs::create_dir_all(&folder).map_err(|cause| unusable(cause.to_string()))?;
-        let store = LocalFileSystem::new_with_prefix(&folder)
+        std::fs::create_dir_all(folder).map_err(|cause| unusable(cause.to_string()))?;
+        let store = LocalFileSystem::new_with_prefix(folder)
             .map_err(|cause| unusable(one_line(&cause)))?
             .with_fsync(true);
-        Ok(Self::new(Arc::new(store), Place::Folder(folder), url, max_bytes))
+        Ok(Self::new(Arc::new(store), Place::Folder(folder.to_owned()), url, max_bytes))
     }
 
     fn bucket(url: &str, rest: &str, settings: Settings) -> Result<Self, OpenError> {
