@@ -108,7 +108,8 @@ pub const PART: &str = "part";
 pub const ROLE: &str = "role";
 /// Why a request was refused, or a registration ignored.
 pub const REASON: &str = "reason";
-/// What became of a question asked ahead: `used`, `unneeded` (answered in vain), `cancelled` or `failed`.
+/// What became of something: of a question asked ahead `used`, `unneeded` (answered in vain), `cancelled` or `failed`, of a part
+/// of a job `done`, `given_back` or `lost`, of a query of a job `succeeded` or `failed`.
 pub const OUTCOME: &str = "outcome";
 /// State of a replica.
 pub const STATE: &str = "state";
@@ -118,8 +119,6 @@ pub const ROUND: &str = "round";
 pub const ANSWER: &str = "answer";
 /// `model` or `cache`.
 pub const SOURCE: &str = "source";
-/// How something ended: of a part `done`, `given_back` or `lost`, of a query `succeeded` or `failed`.
-pub const OUTCOME: &str = "outcome";
 /// Name of a collection.
 pub const COLLECTION: &str = "collection";
 

@@ -2,8 +2,8 @@
 //! fit, not what the models say. [`quantization`] alone asks the sample's trained model.
 
 mod infrastructure;
-mod overload;
 mod jobs;
+mod overload;
 mod person_search;
 mod processes;
 mod quantization;
