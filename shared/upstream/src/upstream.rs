@@ -212,7 +212,6 @@ impl Upstream {
             () = deadline.passed() => Err(Fault::DeadlineExceeded),
         }
     }
-    }
 }
 
 impl Shared {
@@ -353,7 +352,12 @@ impl Shared {
             // It has just left, so it cannot be there.
             let _ = state.dispatcher.join(replica, capacity);
             state.silent.remove(&replica);
-            let known = Served { follower, peer: peer.clone(), address: member.address.clone(), writable: member.writable };
+            let known = Served {
+                follower,
+                peer: peer.clone(),
+                address: member.address.clone(),
+                writable: member.writable,
+            };
             state.peers.insert(replica, known);
         });
         tracing::info!(role = %self.role, address = %member.address, "replica serves");
