@@ -484,7 +484,7 @@ async fn a_death_at_any_operation_on_the_stores_file_is_repaired() {
 
 #[tokio::test]
 async fn a_death_at_start_or_at_the_end_changes_nothing() {
-    let places: [(&str, &[u64]); 5] = [
+    let places: [(&str, &[u64]); 6] = [
         ("store.created", &[1]),
         ("open.store", &[1]),
         ("open.images", &[1]),
