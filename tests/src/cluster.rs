@@ -58,6 +58,7 @@ impl Cluster {
         let peers = thicket_coordinator::Peers {
             embedding: vec![url(embedding.grpc_addr())],
             gallery: url(gallery.grpc_addr()),
+            gallery_replicas: Vec::new(),
             answer: vec![url(answer.grpc_addr())],
             token: None,
         };

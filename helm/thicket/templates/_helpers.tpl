@@ -39,11 +39,11 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* What selects the pods of a role. Takes (dict "root" $ "role" NAME). */}}
+{{/* What selects the pods of a role. Takes (dict "root" $ "role" NAME); "component" sets some pods of a role apart. */}}
 {{- define "thicket.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
-app.kubernetes.io/component: {{ .role }}
+app.kubernetes.io/component: {{ default .role .component }}
 {{- end -}}
 
 {{/* Port of a role's API; its admin port is 100 above. */}}
@@ -56,7 +56,7 @@ app.kubernetes.io/component: {{ .role }}
 {{- $values := index .root.Values .role -}}
 labels:
   {{- include "thicket.labels" .root | nindent 2 }}
-  app.kubernetes.io/component: {{ .role }}
+  app.kubernetes.io/component: {{ default .role .component }}
   {{- with $values.podLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -204,7 +204,7 @@ env:
     items:
       - key: tokens.json
         path: tokens.json
-      {{- if or (eq .role "coordinator") (and (eq .role "gallery") .root.Values.gallery.forgetAnswers) }}
+      {{- if or (eq .role "coordinator") .calls (and (eq .role "gallery") .root.Values.gallery.forgetAnswers) }}
       - key: token
         path: token
       {{- end }}
@@ -223,10 +223,10 @@ env:
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ include "thicket.fullname" .root }}-{{ .role }}
+  name: {{ include "thicket.fullname" .root }}-{{ default .role .component }}
   labels:
     {{- include "thicket.labels" .root | nindent 4 }}
-    app.kubernetes.io/component: {{ .role }}
+    app.kubernetes.io/component: {{ default .role .component }}
 spec:
   clusterIP: None
   selector:

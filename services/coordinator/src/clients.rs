@@ -13,7 +13,7 @@ use thicket_proto::v1::{
 };
 use thicket_runtime::{Deadline, Fault, MAX_MESSAGE_BYTES, Peer, Role, request_by};
 use thicket_thi::Class;
-use thicket_upstream::{Ask, Settings, Turn, Upstream, UpstreamError, broken, fault_of};
+use thicket_upstream::{Ask, Place, Settings, Turn, Upstream, UpstreamError, broken, fault_of};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -46,7 +46,8 @@ impl Clients {
 
     /// The same replicas on behalf of a call: everything asked of them must be answered by its deadline.
     pub(crate) fn by(&self, deadline: Deadline, urgency: Urgency) -> CallClients {
-        CallClients { clients: self.clone(), deadline, urgency, lane: Lane::High, adapter: String::new() }
+        let (clients, place) = (self.clone(), Place::default());
+        CallClients { clients, deadline, urgency, lane: Lane::High, place, adapter: String::new() }
     }
 }
 
@@ -57,6 +58,8 @@ pub(crate) struct CallClients {
     deadline: Deadline,
     urgency: Urgency,
     lane: Lane,
+    /// The gallery replica that answers all its reads, so that they see one state or a later one.
+    place: Place,
     /// Adapter that answers; empty for the answer model as it was started.
     adapter: String,
 }
@@ -170,11 +173,12 @@ impl CallClients {
             top: u32::try_from(top).unwrap_or(u32::MAX),
             model_fingerprint: fingerprint.to_owned(),
             filter: filter.cloned(),
+            min_transaction: 0,
         };
         let response = self
             .clients
             .gallery
-            .call(self.ask(), self.deadline, |peer| {
+            .call_at(&self.place, self.ask(), self.deadline, |peer| {
                 let request = request_by(request.clone(), self.deadline);
                 async move { gallery(peer).search(request).await }
             })
@@ -196,11 +200,12 @@ impl CallClients {
             collection: collection.to_owned(),
             query: Some(Vector { values: query }),
             ids: vec![id.to_owned()],
+            min_transaction: 0,
         };
         let answered = self
             .clients
             .gallery
-            .call(self.ask(), self.deadline, |peer| {
+            .call_at(&self.place, self.ask(), self.deadline, |peer| {
                 let request = request_by(request.clone(), self.deadline);
                 async move { gallery(peer).score(request).await }
             })
@@ -231,11 +236,12 @@ impl CallClients {
             ids,
             // Only which comes first matters.
             filter: None,
+            min_transaction: 0,
         };
         let answered = self
             .clients
             .gallery
-            .call(self.ask(), self.deadline, |peer| {
+            .call_at(&self.place, self.ask(), self.deadline, |peer| {
                 let request = request_by(request.clone(), self.deadline);
                 async move { gallery(peer).rank_of(request).await }
             })
@@ -255,11 +261,12 @@ impl CallClients {
         let request = GetImageRequest {
             collection: collection.to_owned(),
             by: Some(get_image_request::By::Id(id.to_owned())),
+            min_transaction: 0,
         };
         let answered = self
             .clients
             .gallery
-            .call(self.ask(), self.deadline, |peer| {
+            .call_at(&self.place, self.ask(), self.deadline, |peer| {
                 let request = request_by(request.clone(), self.deadline);
                 async move { gallery(peer).get_image(request).await }
             })
@@ -270,16 +277,12 @@ impl CallClients {
         }
     }
 
+    /// The collections as the gallery that takes writes has them.
     pub(crate) async fn collections(&self) -> Result<Vec<Collection>, Fault> {
-        let response = self
-            .clients
-            .gallery
-            .call(self.ask(), self.deadline, |peer| {
-                let request = request_by(ListCollectionsRequest {}, self.deadline);
-                async move { gallery(peer).list_collections(request).await }
-            })
-            .await?;
-        Ok(response.collections)
+        let request = request_by(ListCollectionsRequest {}, self.deadline);
+        let listed = gallery(self.clients.gallery.one(self.deadline).await?).list_collections(request).await;
+        let listed = listed.map_err(|status| fault_of(Role::Gallery, status))?;
+        Ok(listed.into_inner().collections)
     }
 
     pub(crate) async fn create_collection(&self, request: CreateCollectionRequest) -> Result<(), Fault> {

@@ -79,6 +79,9 @@ pub struct PeerArgs {
     /// Address of the gallery, without etcd
     #[arg(long, env = "THICKET_GALLERY", value_name = "URL", default_value_t = default_url(Role::Gallery))]
     pub gallery: String,
+    /// Addresses of the gallery's read replicas, without etcd; a name may stand for several
+    #[arg(long, env = "THICKET_GALLERY_REPLICAS", value_name = "URL", value_delimiter = ',')]
+    pub gallery_replicas: Vec<String>,
     /// Addresses of the answer replicas, without etcd; a name may stand for several
     #[arg(long, env = "THICKET_ANSWER", value_name = "URL", value_delimiter = ',', default_values_t = [default_url(Role::Answer)])]
     pub answer: Vec<String>,
@@ -96,6 +99,7 @@ impl PeerArgs {
         Ok(Peers {
             embedding: self.embedding.clone(),
             gallery: self.gallery.clone(),
+            gallery_replicas: self.gallery_replicas.clone(),
             answer: self.answer.clone(),
             token: self.token_file.as_deref().map(read_token).transpose()?,
         })
@@ -136,8 +140,10 @@ pub struct Peers {
     /// Addresses of the embedding replicas, each `http://host:port`; a name is resolved again and again, and every address
     /// of it is a replica.
     pub embedding: Vec<String>,
-    /// Address of the gallery role, `http://host:port`.
+    /// Address of the gallery that takes writes, `http://host:port`.
     pub gallery: String,
+    /// Addresses of its read replicas, as those of the embedding role.
+    pub gallery_replicas: Vec<String>,
     /// Addresses of the answer replicas, as those of the embedding role.
     pub answer: Vec<String>,
     /// Bearer token sent with every call; `None` sends none.
@@ -150,6 +156,7 @@ impl Default for Peers {
         Self {
             embedding: vec![default_url(Role::Embedding)],
             gallery: default_url(Role::Gallery),
+            gallery_replicas: Vec::new(),
             answer: vec![default_url(Role::Answer)],
             token: None,
         }
@@ -163,18 +170,19 @@ impl Peers {
     /// [`ConfigError::Address`] or [`ConfigError::Secure`] for the first that is not `http://host:port`.
     pub fn list(&self) -> Result<Vec<StaticPeer>, ConfigError> {
         let roles = [
-            (Role::Embedding, self.embedding.as_slice()),
-            (Role::Gallery, std::slice::from_ref(&self.gallery)),
-            (Role::Answer, self.answer.as_slice()),
+            (Role::Embedding, self.embedding.as_slice(), true),
+            (Role::Gallery, std::slice::from_ref(&self.gallery), true),
+            (Role::Gallery, self.gallery_replicas.as_slice(), false),
+            (Role::Answer, self.answer.as_slice(), true),
         ];
         let mut peers = Vec::new();
-        for (role, addresses) in roles {
+        for (role, addresses, writable) in roles {
             for address in addresses {
                 let address = Address::parse(address)?;
                 if address.is_secure() {
                     return Err(ConfigError::Secure { address });
                 }
-                peers.push(StaticPeer { role, address });
+                peers.push(StaticPeer { role, address, writable });
             }
         }
         Ok(peers)

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use prost::Message;
+use thicket_proto::v1::vector_index::Kind;
 use thicket_proto::v1::{
     CreateCollectionRequest, EmbedImageRequest, IngestRequest, IngestResponse, ItemError, UpsertRequest,
-    UpsertResponse, embed_image_result, ingest_response, upsert_response,
+    UpsertResponse, VectorIndex, embed_image_result, ingest_response, upsert_response,
 };
 use thicket_runtime::{Call, Fault, MAX_MESSAGE_BYTES, Right, Role};
 use thicket_telemetry::{instruments, names};
@@ -56,7 +57,8 @@ impl Ingest {
         let collection = first[0].collection.clone();
         input::collection("collection", &collection)?;
         self.call.require(Right::Write, Some(&collection))?;
-        self.ensure_collection(&collection).await?;
+        let index = first[0].index;
+        self.ensure_collection(&collection, index).await?;
 
         let (prepared, stored) = mpsc::channel(1);
         // Where storing fails there is no point in reading on, or in waiting for a caller who says nothing.
@@ -91,8 +93,9 @@ impl Ingest {
         }
     }
 
-    /// Makes the collection if there is none, where the caller may, and refuses one of another model.
-    async fn ensure_collection(&self, name: &str) -> Result<(), Fault> {
+    /// Makes the collection if there is none, where the caller may, and refuses one of another model or another index than
+    /// the one asked for.
+    async fn ensure_collection(&self, name: &str, index: Option<VectorIndex>) -> Result<(), Fault> {
         let model = self.clients.model().await?;
         let existing = || async {
             let all = self.clients.collections().await?;
@@ -106,6 +109,7 @@ impl Ingest {
                 model_fingerprint: model.fingerprint.clone(),
                 dimension: model.dimension,
                 similarity: model.similarity,
+                index,
             };
             match self.clients.create_collection(request).await {
                 // Someone else was faster; the collection may be of another model.
@@ -123,6 +127,10 @@ impl Ingest {
                     found.model_fingerprint, model.fingerprint
                 );
                 Err(Fault::failed_precondition("MODEL_MISMATCH", message))
+            }
+            Some(found) if index.is_some_and(|index| !agrees(index, found.index)) => {
+                let message = format!("collection `{name}` has another index than the one asked for");
+                Err(Fault::failed_precondition("INDEX_MISMATCH", message))
             }
             _ => Ok(()),
         }
@@ -317,6 +325,23 @@ fn refusal(collection: &str, item: &IngestRequest) -> Option<ItemError> {
     Some(fault.to_item_error())
 }
 
+/// True where a collection's index is one that was asked for; a parameter of 0 leaves it to the collection.
+fn agrees(wanted: VectorIndex, found: Option<VectorIndex>) -> bool {
+    let same = |wanted: u32, found: u32| wanted == 0 || wanted == found;
+    match (wanted.kind, found.and_then(|found| found.kind)) {
+        (None | Some(Kind::Exact(_)), None | Some(Kind::Exact(_))) => true,
+        (Some(Kind::Ivf(wanted)), Some(Kind::Ivf(found))) => {
+            same(wanted.lists, found.lists) && same(wanted.probes, found.probes)
+        }
+        (Some(Kind::Hnsw(wanted)), Some(Kind::Hnsw(found))) => {
+            same(wanted.links, found.links)
+                && same(wanted.ef_search, found.ef_search)
+                && same(wanted.ef_construction, found.ef_construction)
+        }
+        _ => false,
+    }
+}
+
 /// An item with its vector may be larger than what came in.
 fn sendable(item: UpsertRequest) -> Prepared {
     let bytes = item.encoded_len();
@@ -330,9 +355,25 @@ fn sendable(item: UpsertRequest) -> Prepared {
 
 #[cfg(test)]
 mod tests {
+    use thicket_proto::v1::{ExactIndex, HnswIndex, IvfIndex};
     use tonic::Code;
 
     use super::*;
+
+    #[test]
+    fn an_index_agrees_where_what_was_asked_for_is_there() {
+        let of = |kind| VectorIndex { kind: Some(kind) };
+        let ivf = |lists, probes| of(Kind::Ivf(IvfIndex { lists, probes }));
+        let hnsw = |links| of(Kind::Hnsw(HnswIndex { links, ..Default::default() }));
+        let exact = of(Kind::Exact(ExactIndex {}));
+        assert!(
+            agrees(exact, None) && agrees(exact, Some(exact)) && agrees(VectorIndex { kind: None }, None)
+        );
+        assert!(agrees(ivf(0, 0), Some(ivf(64, 8))) && agrees(ivf(64, 0), Some(ivf(64, 8))));
+        assert!(!agrees(ivf(63, 0), Some(ivf(64, 8))) && !agrees(ivf(0, 9), Some(ivf(64, 8))));
+        assert!(agrees(hnsw(0), Some(hnsw(16))) && !agrees(hnsw(8), Some(hnsw(16))));
+        assert!(!agrees(exact, Some(hnsw(16))) && !agrees(hnsw(0), Some(exact)) && !agrees(hnsw(0), None));
+    }
 
     /// Sizes of the batches that messages with images of these sizes are cut into.
     async fn cut(images: &[usize]) -> Vec<usize> {

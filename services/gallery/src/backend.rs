@@ -33,6 +33,17 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// Checks that the collections can be read now.
     async fn available(&self, until: Deadline) -> Result<(), GalleryError>;
 
+    /// Waits for a transaction, as a write's response named it, to be known to reads, for a while; 0 is known to all.
+    /// Where writes name no transaction, whatever is done is known.
+    async fn reached(&self, _transaction: u64) -> Result<(), GalleryError> {
+        Ok(())
+    }
+
+    /// How far this gallery is behind the one that it follows; `None` where it follows none.
+    fn replication(&self) -> Option<v1::Replication> {
+        None
+    }
+
     /// Refuses new writes, finishes the queued ones and lets go of everything. Blocks.
     fn close(&self);
 }

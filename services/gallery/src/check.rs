@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use thicket_engine::Similarity;
-use thicket_index::MAX_DIMENSION;
+use thicket_index::{IndexKind, MAX_DIMENSION};
 use thicket_proto::v1;
 use thicket_runtime::unix_ms;
 
@@ -30,6 +30,16 @@ const PAIRS: usize = 32;
 const KEY_BYTES: usize = 64;
 /// Most bytes of a value.
 pub(crate) const VALUE_BYTES: usize = 1024;
+/// Lists of an IVF index unless told otherwise.
+const IVF_LISTS: u32 = 1024;
+/// Lists that a search of it reads unless told otherwise.
+const IVF_PROBES: u32 = 32;
+/// Links of a vector in an HNSW index unless told otherwise.
+const HNSW_LINKS: u32 = 32;
+/// Candidates that a search of it keeps unless told otherwise.
+const HNSW_EF_SEARCH: u32 = 128;
+/// Candidates for a new vector's links unless told otherwise.
+const HNSW_EF_CONSTRUCTION: u32 = 200;
 /// How far the norm of a unit vector may be from 1.
 const NORM_TOLERANCE: f64 = 1e-3;
 
@@ -101,6 +111,41 @@ pub(crate) fn similarity(value: i32) -> Checked<Similarity> {
             Err(GalleryError::invalid("similarity", "SIMILARITY_INVALID", message))
         }
     }
+}
+
+/// Index of a new collection; what is 0 has its default.
+pub(crate) fn index(index: Option<v1::VectorIndex>) -> Checked<IndexKind> {
+    use v1::vector_index::Kind;
+    let or = |value: u32, default: u32| if value == 0 { default } else { value };
+    let kind = match index.and_then(|index| index.kind) {
+        None | Some(Kind::Exact(_)) => IndexKind::Exact,
+        Some(Kind::Ivf(ivf)) => {
+            let lists = or(ivf.lists, IVF_LISTS);
+            IndexKind::Ivf { lists, probes: or(ivf.probes, IVF_PROBES.min(lists)) }
+        }
+        Some(Kind::Hnsw(hnsw)) => IndexKind::Hnsw {
+            links: or(hnsw.links, HNSW_LINKS),
+            ef_search: or(hnsw.ef_search, HNSW_EF_SEARCH),
+            ef_construction: or(hnsw.ef_construction, HNSW_EF_CONSTRUCTION),
+        },
+    };
+    match kind.check() {
+        Ok(()) => Ok(kind),
+        Err(error) => Err(GalleryError::invalid("index", "INDEX_INVALID", error.to_string())),
+    }
+}
+
+/// An index as callers see it.
+pub(crate) fn describe_index(kind: IndexKind) -> v1::VectorIndex {
+    use v1::vector_index::Kind;
+    let kind = match kind {
+        IndexKind::Exact => Kind::Exact(v1::ExactIndex {}),
+        IndexKind::Ivf { lists, probes } => Kind::Ivf(v1::IvfIndex { lists, probes }),
+        IndexKind::Hnsw { links, ef_search, ef_construction } => {
+            Kind::Hnsw(v1::HnswIndex { links, ef_search, ef_construction })
+        }
+    };
+    v1::VectorIndex { kind: Some(kind) }
 }
 
 /// A vector to be stored: of unit length.
@@ -218,6 +263,23 @@ mod tests {
 
     fn vector(values: &[f32]) -> Option<v1::Vector> {
         Some(v1::Vector { values: values.to_vec() })
+    }
+
+    #[test]
+    fn an_index_has_defaults_and_limits() {
+        use v1::vector_index::Kind;
+        let of = |kind| index(Some(v1::VectorIndex { kind: Some(kind) }));
+        assert_eq!(index(None).unwrap(), IndexKind::Exact);
+        assert_eq!(index(Some(v1::VectorIndex { kind: None })).unwrap(), IndexKind::Exact);
+        let ivf = |lists, probes| of(Kind::Ivf(v1::IvfIndex { lists, probes }));
+        assert_eq!(ivf(0, 0).unwrap(), IndexKind::IVF);
+        assert_eq!(ivf(5, 0).unwrap(), IndexKind::Ivf { lists: 5, probes: 5 });
+        assert_eq!(of(Kind::Hnsw(v1::HnswIndex::default())).unwrap(), IndexKind::HNSW);
+        assert_eq!(reason(ivf(5, 6)), "INDEX_INVALID");
+        assert_eq!(reason(of(Kind::Hnsw(v1::HnswIndex { links: 1, ..Default::default() }))), "INDEX_INVALID");
+        for kind in [IndexKind::Exact, IndexKind::IVF, IndexKind::HNSW] {
+            assert_eq!(index(Some(describe_index(kind))).unwrap(), kind);
+        }
     }
 
     #[test]

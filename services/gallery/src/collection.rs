@@ -2,10 +2,11 @@ use std::collections::HashMap;
 
 use parking_lot::RwLock;
 use prost::Message;
-use thicket_engine::{EngineError, Hit, Similarity, VectorIndex};
-use thicket_index::FaissIndex;
+use thicket_engine::{EngineError, Hit, Similarity};
+use thicket_index::{Build, CollectionIndex, Gathered, Recall, RecallMeter, Work};
 use thicket_proto::v1;
 
+use crate::check::describe_index;
 use crate::error::GalleryError;
 use crate::facets::{Facets, Filter};
 use crate::record::{CollectionRecord, ImageFormat, ImageHash, ItemRecord, Version};
@@ -23,12 +24,24 @@ pub(crate) struct Collection {
     pub(crate) similarity: Similarity,
     pub(crate) created_unix_ms: i64,
     state: RwLock<State>,
+    /// The indexer alone changes it.
+    measured: RwLock<Option<Measured>>,
+}
+
+/// Recall, and of what.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Measured {
+    pub(crate) recall: Recall,
+    /// Items that there were.
+    pub(crate) items: u64,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub(crate) unix_ms: i64,
 }
 
 #[derive(Debug)]
 struct State {
     /// Vectors by sequence number, so that equal scores come in insertion order.
-    index: FaissIndex,
+    index: CollectionIndex,
     items: HashMap<u64, ItemRecord>,
     facets: Facets,
     sequences: HashMap<String, u64>,
@@ -50,7 +63,7 @@ impl Collection {
         name: String,
         record: &CollectionRecord,
         items: Vec<(u64, ItemRecord)>,
-        index: FaissIndex,
+        index: CollectionIndex,
     ) -> Self {
         let mut state = State {
             index,
@@ -71,6 +84,7 @@ impl Collection {
             similarity: record.similarity.into(),
             created_unix_ms: record.created_unix_ms,
             state: RwLock::new(state),
+            measured: RwLock::default(),
         }
     }
 
@@ -83,6 +97,11 @@ impl Collection {
     }
 
     pub(crate) fn describe(&self) -> v1::Collection {
+        let (items, kind, approximate) = {
+            let state = self.state.read();
+            (state.items.len() as u64, state.index.kind(), state.index.is_approximate())
+        };
+        let measured = self.measured.read().filter(|_| approximate);
         v1::Collection {
             name: self.name.clone(),
             model_fingerprint: self.model_fingerprint.clone(),
@@ -91,8 +110,17 @@ impl Collection {
                 Similarity::Cosine => v1::Similarity::Cosine,
                 Similarity::MeanOfTwoCosines => v1::Similarity::MeanOfTwoCosines,
             } as i32,
-            items: self.len() as u64,
+            items,
             created_unix_ms: self.created_unix_ms,
+            index: Some(describe_index(kind)),
+            approximate,
+            recall: measured.map(|measured| v1::Recall {
+                at_10: measured.recall.at_10,
+                at_100: measured.recall.at_100,
+                queries: measured.recall.queries as u32,
+                items: measured.items,
+                measured_unix_ms: measured.unix_ms,
+            }),
         }
     }
 
@@ -145,7 +173,7 @@ impl Collection {
         for block in queries.chunks(QUERIES_AT_ONCE * self.dimension) {
             let found = match &among {
                 None => state.index.top(block, top),
-                Some(among) => state.index.top_among(block, top, among),
+                Some(among) => state.index.exact().top_among(block, top, among),
             };
             for hits in found.map_err(engine_fault)? {
                 let ranking = state.ranking(&hits)?;
@@ -163,7 +191,7 @@ impl Collection {
     pub(crate) fn scores(&self, query: &[f32], ids: &[String]) -> Result<Vec<f32>, GalleryError> {
         let state = self.state.read();
         let sequences = state.sequences_of(&self.name, ids)?;
-        state.index.scores(query, &sequences).map_err(engine_fault)
+        state.index.exact().scores(query, &sequences).map_err(engine_fault)
     }
 
     /// 1-based ranks of named items among those that `filter` holds for.
@@ -176,8 +204,8 @@ impl Collection {
         let state = self.state.read();
         let sequences = state.sequences_of(&self.name, ids)?;
         let ranks = match state.among(filter) {
-            None => state.index.ranks(query, &sequences),
-            Some(among) => state.index.ranks_among(query, &sequences, &among),
+            None => state.index.exact().ranks(query, &sequences),
+            Some(among) => state.index.exact().ranks_among(query, &sequences, &among),
         };
         ranks.map_err(engine_fault)
     }
@@ -213,15 +241,84 @@ impl Collection {
         self.state.read().images.contains_key(hash)
     }
 
-    /// Writes a snapshot of the index and returns the version it is of.
+    /// Writes a snapshot of the index and returns what it is of.
     pub(crate) fn save_snapshot(
         &self,
         path: &std::path::Path,
-    ) -> Result<Version, thicket_index::SnapshotError> {
+    ) -> Result<Snapshotted, thicket_index::SnapshotError> {
         let state = self.state.read();
         state.index.save(path, &state.version)?;
-        Ok(state.version)
+        Ok(state.snapshotted())
     }
+
+    /// What a snapshot taken now would be of.
+    pub(crate) fn snapshotted(&self) -> Snapshotted {
+        self.state.read().snapshotted()
+    }
+
+    /// What is to be done for the index's structure.
+    pub(crate) fn index_work(&self) -> Option<Work> {
+        self.state.read().index.work()
+    }
+
+    /// Begins a new structure beside the index.
+    pub(crate) fn begin_build(&self) -> Result<Build, EngineError> {
+        Build::begin(&self.state.read().index)
+    }
+
+    /// The next vectors for a structure.
+    pub(crate) fn gather(&self, build: &Build) -> Gathered {
+        build.gather(&self.state.read().index)
+    }
+
+    /// Takes a new structure over.
+    pub(crate) fn install(&self, build: Build) {
+        self.state.write().index.install(build);
+    }
+
+    /// Brings a few vectors into the structure, or gives it up.
+    pub(crate) fn keep_up(&self, work: Work) -> Result<(), EngineError> {
+        let mut state = self.state.write();
+        match work {
+            Work::Fold => state.index.fold(),
+            Work::GiveUp => {
+                state.index.give_up();
+                Ok(())
+            }
+            Work::Build => Err(EngineError::internal("index upkeep", "a build is made beside the index")),
+        }
+    }
+
+    /// True while an approximate structure proposes candidates.
+    pub(crate) fn is_approximate(&self) -> bool {
+        self.state.read().index.is_approximate()
+    }
+
+    /// Vectors that recall is measured with.
+    pub(crate) fn recall_sample(&self) -> Vec<u64> {
+        RecallMeter::sample(&self.state.read().index)
+    }
+
+    /// Measures recall with one of them.
+    pub(crate) fn measure_recall(&self, meter: &mut RecallMeter, sequence: u64) -> Result<(), EngineError> {
+        meter.measure(&self.state.read().index, sequence)
+    }
+
+    /// What recall was found to be.
+    pub(crate) fn measured(&self) -> Option<Measured> {
+        *self.measured.read()
+    }
+
+    pub(crate) fn set_measured(&self, measured: Option<Measured>) {
+        *self.measured.write() = measured;
+    }
+}
+
+/// What a snapshot is of: a version of the data, and which of the structures that were made for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Snapshotted {
+    pub(crate) version: Version,
+    generation: u64,
 }
 
 /// A durable change of one item, to be taken over by the view.
@@ -234,6 +331,10 @@ pub(crate) enum Change {
 }
 
 impl State {
+    fn snapshotted(&self) -> Snapshotted {
+        Snapshotted { version: self.version, generation: self.index.generation() }
+    }
+
     fn insert(&mut self, sequence: u64, item: ItemRecord) {
         if let Some(image) = item.image {
             self.images.entry(image.hash).or_insert((image.format, 0)).1 += 1;

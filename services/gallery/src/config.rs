@@ -81,6 +81,14 @@ pub struct GalleryArgs {
     /// rewritten without them [default: 10m]
     #[arg(long, env = "THICKET_GALLERY_COMPACT_AFTER", value_name = "TIME", value_parser = parse_duration)]
     pub gallery_compact_after: Option<Duration>,
+    /// Address of a gallery to follow: this one is then a read replica, which has what that one has, answers reads and
+    /// refuses writes
+    #[arg(long, env = "THICKET_GALLERY_FOLLOW", value_name = "URL")]
+    pub follow: Option<Address>,
+    /// File with the bearer token that the gallery followed wants; it must have the rights `read` and `admin`
+    /// on every collection
+    #[arg(long, env = "THICKET_GALLERY_FOLLOW_TOKEN_FILE", value_name = "FILE", requires = "follow")]
+    pub follow_token_file: Option<PathBuf>,
 }
 
 /// What keeps the collections.
@@ -227,6 +235,8 @@ impl Args {
             backend: self.place.backend(),
             image_store: self.place.images(),
             forget: self.place.forget(&self.discovery)?,
+            follow: gallery.follow.clone(),
+            follow_token_file: gallery.follow_token_file.clone(),
         })
     }
 }
@@ -263,6 +273,10 @@ pub struct Config {
     pub image_store: Option<ImagesConfig>,
     /// Who is to forget what it keeps of an image when its last item goes. Default: nobody.
     pub forget: Option<ForgetConfig>,
+    /// Address of a gallery to follow as a read replica. Default: none, this gallery takes writes.
+    pub follow: Option<Address>,
+    /// File with the bearer token that it wants. Default: none is sent.
+    pub follow_token_file: Option<PathBuf>,
 }
 
 impl Config {
@@ -283,6 +297,8 @@ impl Config {
             backend: BackendConfig::Embedded,
             image_store: None,
             forget: None,
+            follow: None,
+            follow_token_file: None,
         }
     }
 
@@ -315,6 +331,11 @@ impl Config {
             }
             if self.image_store.is_none() {
                 return Err(OpenError::missing("images", "--backend milvus needs a place for the images"));
+            }
+            if self.follow.is_some() {
+                let reason =
+                    "galleries with --backend milvus share what Milvus holds and follow nobody".to_owned();
+                return Err(OpenError::Setting { setting: "follow", reason });
             }
         }
         Ok(())

@@ -49,6 +49,15 @@ impl Backend for Embedded {
         Ok(())
     }
 
+    async fn reached(&self, transaction: u64) -> Result<(), GalleryError> {
+        self.gallery.reached(transaction).await
+    }
+
+    fn replication(&self) -> Option<v1::Replication> {
+        let own = self.gallery.position().transaction;
+        self.gallery.lag().map(|lag| lag.describe(own))
+    }
+
     fn close(&self) {
         self.gallery.close();
     }

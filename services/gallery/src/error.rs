@@ -1,7 +1,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use opentelemetry::KeyValue;
 use thicket_blobs::BlobError;
+use thicket_telemetry::{instruments, names};
 
 /// Why the gallery did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -97,6 +99,31 @@ pub enum GalleryError {
     /// The time budget is spent. A write may have been done or not.
     #[error("the time budget is spent")]
     TimedOut,
+    /// This gallery only follows another one.
+    #[error("this gallery is a read replica; writes go to {writer}")]
+    ReadReplica {
+        /// Address of the writer.
+        writer: String,
+    },
+    /// A read wants to know of a transaction that has not come yet.
+    #[error("transaction {wanted} has not come yet, this gallery is at {at}")]
+    Behind {
+        /// The transaction.
+        wanted: u64,
+        /// The last one that came.
+        at: u64,
+    },
+    /// A replica whose store has another format.
+    #[error("this gallery hands out stores of format {expected}, the replica has format {actual}")]
+    OtherFormat {
+        /// The format here.
+        expected: u64,
+        /// The format there.
+        actual: u64,
+    },
+    /// The store was closed and opened again while a replica was told of it.
+    #[error("the store was opened anew")]
+    StoreReopened,
     /// The gallery is stopping.
     #[error("the gallery is stopping")]
     Stopping,
@@ -133,6 +160,11 @@ impl GalleryError {
         }
     }
 
+    /// The cause of a failed write in one word of a fixed set, for a metric.
+    pub(crate) fn storage_reason(&self) -> &'static str {
+        if matches!(self, Self::DiskFull { .. }) { "disk_full" } else { "write_failed" }
+    }
+
     /// Sorts a failed write by its cause: a full disk is the caller's to know, the rest is ours.
     pub(crate) fn from_write(operation: &'static str, cause: &(dyn std::error::Error + 'static)) -> Self {
         if is_disk_full(cause) { Self::DiskFull { operation } } else { Self::internal(operation, cause) }
@@ -158,6 +190,11 @@ fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// Counts a fault of what is stored, by its cause in one word of a fixed set.
+pub(crate) fn count_storage_fault(reason: &'static str) {
+    instruments().gallery_storage_faults.add(1, &[KeyValue::new(names::REASON, reason)]);
 }
 
 /// Why a data folder could not be opened.
@@ -221,6 +258,16 @@ impl From<thicket_blobs::OpenError> for OpenError {
 }
 
 impl OpenError {
+    /// The cause in one word of a fixed set, for a metric; `None` where it is not about what is stored.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::InUse { .. } => Some("store_in_use"),
+            Self::Format { .. } => Some("store_format"),
+            Self::Folder { .. } => Some("store_unreadable"),
+            Self::Setting { .. } => None,
+        }
+    }
+
     /// True for what the operator must change: another folder, another setting.
     pub fn is_configuration(&self) -> bool {
         !matches!(self, Self::Folder { .. } | Self::Backend { .. })

@@ -5,12 +5,15 @@ use std::time::Duration;
 use thicket_imaging::ImagingError;
 use thicket_runtime::Fault;
 
-use crate::error::GalleryError;
+use crate::error::{GalleryError, count_storage_fault};
 
 /// Pause that a full queue asks for.
 const QUEUE_PAUSE: Duration = Duration::from_millis(100);
 /// Pause that is asked for while another program that keeps the collections or the images is away.
 const BACKEND_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause before a replica that is behind is asked again.
+const BEHIND_PAUSE: Duration = Duration::from_millis(250);
 
 impl From<GalleryError> for Fault {
     fn from(error: GalleryError) -> Self {
@@ -29,6 +32,7 @@ impl From<GalleryError> for Fault {
             GalleryError::AnswerTooLarge { .. } => Self::out_of_range("top", "ANSWER_TOO_LARGE", message),
             GalleryError::DataLoss { .. } => {
                 tracing::error!(error = message, "stored data is lost");
+                count_storage_fault("image_lost");
                 Self::DataLoss { message }
             }
             GalleryError::Unavailable { .. } => {
@@ -36,6 +40,10 @@ impl From<GalleryError> for Fault {
             }
             GalleryError::Busy { .. } => Self::exhausted("BACKEND_BUSY", message, BACKEND_PAUSE),
             GalleryError::TimedOut => Self::DeadlineExceeded,
+            GalleryError::ReadReplica { .. } => Self::failed_precondition("READ_REPLICA", message),
+            GalleryError::OtherFormat { .. } => Self::failed_precondition("STORE_FORMAT", message),
+            GalleryError::Behind { .. } => Self::unavailable("REPLICA_BEHIND", message, BEHIND_PAUSE),
+            GalleryError::StoreReopened => Self::unavailable("STORE_REOPENED", message, QUEUE_PAUSE),
             GalleryError::Stopping => Self::unavailable("DRAINING", message, Duration::ZERO),
             GalleryError::Internal { .. } => Self::internal(message),
         }

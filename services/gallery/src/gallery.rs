@@ -1,33 +1,44 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use thicket_engine::VectorIndex;
-use thicket_index::{FaissIndex, SnapshotError};
+use thicket_index::{CollectionIndex, IndexKind, SnapshotError};
 use thicket_proto::v1;
+use tokio::sync::watch;
 
 use crate::collection::Collection;
 use crate::config::Config;
-use crate::error::{GalleryError, OpenError};
+use crate::crash;
+use crate::error::{GalleryError, OpenError, count_storage_fault};
+use crate::follower::Lag;
 use crate::images::ImageStore;
+use crate::indexer::{self, Nudge};
 use crate::moving;
 use crate::queue::WriteQueue;
 use crate::record::{CollectionRecord, ImageHash};
+use crate::source::{Position, Source};
 use crate::store::Store;
 use crate::writer::Writer;
+
+/// How long a read waits for a transaction that it wants to know of.
+const REACH_TIME: Duration = Duration::from_secs(1);
 
 /// The collections of one data folder.
 ///
 /// One thread writes: it takes what is queued, stores images, commits one transaction and only then answers. Readers
-/// look at the collections in memory. All methods block and belong on a thread of their own.
+/// look at the collections in memory. All methods but the `async` ones block and belong on a thread of their own.
 #[derive(Debug)]
 pub(crate) struct Gallery {
     shared: Arc<Shared>,
     writes: WriteQueue,
     writer: Mutex<Option<JoinHandle<()>>>,
+    indexer: Mutex<Option<JoinHandle<()>>>,
+    /// Set where this gallery only follows another one.
+    lag: Option<Arc<Lag>>,
 }
 
 /// What the writer and the readers have in common.
@@ -37,17 +48,37 @@ pub(crate) struct Shared {
     pub(crate) collections: RwLock<BTreeMap<String, Arc<Collection>>>,
     pub(crate) images: ImageStore,
     pub(crate) snapshots: PathBuf,
+    /// Wakes the thread that keeps the structures of approximate indexes up.
+    pub(crate) indexing: Nudge,
+    /// The store as replicas are told of it, and how far this gallery is.
+    pub(crate) source: Arc<Source>,
 }
 
 impl Gallery {
     /// Opens or creates a data folder: reads the store, collects images that nothing uses, loads or rebuilds the
     /// indexes, starts the writer.
     pub(crate) fn open(config: &Config) -> Result<Self, OpenError> {
+        let opened = Self::open_folder(config);
+        if let Some(reason) = opened.as_ref().err().and_then(OpenError::reason) {
+            count_storage_fault(reason);
+        }
+        opened
+    }
+
+    fn open_folder(config: &Config) -> Result<Self, OpenError> {
         let images = config.data.join("images");
         let failed = |cause: std::io::Error| OpenError::folder(&config.data, cause);
         std::fs::create_dir_all(&config.data).map_err(failed)?;
         // The store's lock keeps a second gallery out before anything is cleaned up.
         let mut store = Store::open(&config.data, config.cache_bytes)?;
+        let unwritten =
+            store.position().map_err(|cause| OpenError::folder(&config.data, cause))?.is_unwritten();
+        // A replica asks its writer for what it lacks.
+        if unwritten && config.follow.is_none() && has_images(&images).map_err(failed)? {
+            let reason = "there are images of a store, but the store is empty; bring gallery.redb back from a copy, or move \
+                the folder away";
+            return Err(OpenError::folder(&config.data, reason));
+        }
         let images = moving::open(&mut store, &images, config.image_store.as_ref())?;
         Self::open_with(config, store, images)
     }
@@ -62,32 +93,105 @@ impl Gallery {
             store.note_what_to_forget();
         }
         let unreadable = |cause: GalleryError| OpenError::folder(&config.data, cause);
+        crash::at("open.store");
         collect(&mut store, &images).map_err(unreadable)?;
+        crash::at("open.images");
         let snapshots = config.data.join("snapshots");
         std::fs::create_dir_all(&snapshots).map_err(|cause| OpenError::folder(&snapshots, cause))?;
-        let shared = Arc::new(Shared { collections: RwLock::default(), images, snapshots });
+        let shared = Arc::new(Shared {
+            collections: RwLock::default(),
+            images,
+            snapshots,
+            indexing: Nudge::default(),
+            source: store.source(),
+        });
 
+        let lag = config.follow.as_ref().map(|writer| Arc::new(Lag::new(writer.to_string())));
         let (writes, queue) = WriteQueue::new(config.queue_limit, config.upsert_bytes);
+        let writes = writes.of_replica(lag.as_ref().map(|lag| lag.writer().to_owned()));
         let mut writer = Writer::new(shared.clone(), store, queue, config.batch_limit, config.compact_after)
             .map_err(|cause| OpenError::folder(&config.data, cause))?;
         writer.load_all().map_err(unreadable)?;
+        crash::at("open.loaded");
         writer.plan_compaction().map_err(unreadable)?;
         writer.remove_stray_snapshots();
+        let indexer =
+            indexer::start(shared.clone()).map_err(|cause| OpenError::folder(&config.data, cause))?;
+        shared.indexing.wake();
         let thread = std::thread::Builder::new()
             .name("gallery-writer".to_owned())
             .spawn(move || writer.run())
-            .map_err(|cause| OpenError::folder(&config.data, cause))?;
-        Ok(Self { shared, writes, writer: Mutex::new(Some(thread)) })
+            .map_err(|cause| {
+                shared.indexing.stop();
+                OpenError::folder(&config.data, cause)
+            })?;
+        Ok(Self { shared, writes, writer: Mutex::new(Some(thread)), indexer: Mutex::new(Some(indexer)), lag })
     }
 
     /// Refuses new writes, finishes the queued ones, saves snapshots, and gives the data folder free. Blocks.
     pub(crate) fn close(&self) {
         self.writes.close();
+        self.shared.indexing.stop();
+        if let Some(indexer) = self.indexer.lock().take()
+            && indexer.join().is_err()
+        {
+            tracing::error!("the indexer thread panicked");
+        }
         if let Some(writer) = self.writer.lock().take()
             && writer.join().is_err()
         {
             tracing::error!("the writer thread panicked");
         }
+        // The folder is free once nobody reads the store.
+        self.shared.source.give_up();
+    }
+
+    /// Address of the gallery that this one follows; `None` where it takes writes itself.
+    pub(crate) fn writer(&self) -> Option<&str> {
+        self.lag.as_ref().map(|lag| lag.writer())
+    }
+
+    /// How far this gallery is behind the one it follows.
+    pub(crate) fn lag(&self) -> Option<Arc<Lag>> {
+        self.lag.clone()
+    }
+
+    /// The store as replicas are told of it.
+    pub(crate) fn source(&self) -> Arc<Source> {
+        self.shared.source.clone()
+    }
+
+    /// The last transaction that reads know of.
+    pub(crate) fn position(&self) -> Position {
+        self.shared.source.position()
+    }
+
+    /// Follows it.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Position> {
+        self.shared.source.subscribe()
+    }
+
+    /// Waits for a transaction to be known to reads, for a while; 0 is known to all.
+    pub(crate) async fn reached(&self, transaction: u64) -> Result<(), GalleryError> {
+        let mut at = self.subscribe();
+        let known = at.wait_for(|at| at.transaction >= transaction);
+        match tokio::time::timeout(REACH_TIME, known).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(GalleryError::Stopping),
+            Err(_) => Err(GalleryError::Behind { wanted: transaction, at: self.position().transaction }),
+        }
+    }
+
+    /// Names of the collections, by number.
+    pub(crate) fn numbers(&self) -> HashMap<u64, String> {
+        let collections = self.shared.collections.read();
+        collections.values().map(|collection| (collection.number, collection.name.clone())).collect()
+    }
+
+    /// Which of some images are not here. Blocks.
+    pub(crate) fn missing_images(&self, mut hashes: Vec<ImageHash>) -> Vec<ImageHash> {
+        hashes.retain(|hash| !self.shared.images.exists(hash));
+        hashes
     }
 
     /// The way in for writes.
@@ -112,6 +216,13 @@ impl Gallery {
     /// The bytes of an image.
     pub(crate) fn read_image(&self, hash: &ImageHash) -> Result<Bytes, GalleryError> {
         self.shared.images.get(hash)
+    }
+}
+
+impl Drop for Gallery {
+    fn drop(&mut self) {
+        // The writer ends with its queue; the indexer waits for a word.
+        self.shared.indexing.stop();
     }
 }
 
@@ -140,6 +251,21 @@ fn collect(store: &mut Store, images: &ImageStore) -> Result<(), GalleryError> {
     Ok(())
 }
 
+/// Whether a folder of images has any.
+fn has_images(folder: &Path) -> std::io::Result<bool> {
+    let levels = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        levels => levels?,
+    };
+    for level in levels {
+        let level = level?.path();
+        if level.is_dir() && std::fs::read_dir(level)?.next().is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Builds the view of one collection from the store, its index from the snapshot where that is sound and current.
 ///
 /// The second value tells whether the snapshot served.
@@ -150,7 +276,8 @@ pub(crate) fn load(
     snapshot: &Path,
 ) -> Result<(Collection, bool), GalleryError> {
     let items = store.items(record.number)?;
-    let index = match FaissIndex::load(snapshot, record.dimension, &record.version) {
+    let kind = IndexKind::from(record.index);
+    let index = match CollectionIndex::load(snapshot, record.dimension, kind, &record.version) {
         Ok(index)
             if index.len() == items.len() && items.iter().all(|(sequence, _)| index.contains(*sequence)) =>
         {
@@ -173,6 +300,7 @@ pub(crate) fn load(
         }
         Err(error) => {
             tracing::warn!(collection = name, %error, "rebuilding the index");
+            count_storage_fault("snapshot_damaged");
             None
         }
     };
@@ -180,7 +308,7 @@ pub(crate) fn load(
         return Ok((Collection::new(name, record, items, index), true));
     }
     let failed = |cause| GalleryError::internal("rebuilding the index", cause);
-    let mut index = FaissIndex::new(record.dimension).map_err(failed)?;
+    let mut index = CollectionIndex::new(record.dimension, kind).map_err(failed)?;
     store.vectors(record.number, |sequences, values| index.add(sequences, values).map_err(failed))?;
     if index.len() != items.len() {
         let reason = format!("the store has {} vectors for {} items", index.len(), items.len());
@@ -292,7 +420,7 @@ mod tests {
             item: ItemRecord { id: id.to_owned(), image: reference, metadata: BTreeMap::new() },
         };
         let reserved = gallery.writes().reserve(100).await.unwrap();
-        gallery.writes().put(put, image, reserved).await.unwrap().stored().await.map(|(item, _)| item)
+        gallery.writes().put(put, image, reserved).await.unwrap().stored().await.map(|stored| stored.item)
     }
 
     fn open(config: &Config, images: &Arc<FillableStore>) -> Gallery {
@@ -307,7 +435,11 @@ mod tests {
         let config = Config::in_process(folder.path());
         let images = Arc::new(FillableStore::default());
         let gallery = std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
-        gallery.writes().create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        gallery
+            .writes()
+            .create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine, IndexKind::Exact)
+            .await
+            .unwrap();
         put(&gallery, "before", Some(b"one")).await.unwrap();
         images.full.store(true, Ordering::SeqCst);
         let (refused, without_image, known_image) = tokio::join!(
@@ -333,7 +465,11 @@ mod tests {
         let images = Arc::new(FillableStore::default());
         let open = || std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
         let gallery = open();
-        gallery.writes().create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        gallery
+            .writes()
+            .create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine, IndexKind::Exact)
+            .await
+            .unwrap();
         put(&gallery, "a", Some(b"one")).await.unwrap();
         put(&gallery, "b", Some(b"two")).await.unwrap();
         images.sticky.store(true, Ordering::SeqCst);
@@ -360,16 +496,28 @@ mod tests {
         let config = Config::in_process(folder.path());
         let images = Arc::new(FillableStore::default());
         let gallery = std::thread::scope(|scope| scope.spawn(|| open(&config, &images)).join().unwrap());
-        gallery.writes().create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        gallery
+            .writes()
+            .create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine, IndexKind::Exact)
+            .await
+            .unwrap();
         let old = gallery.collection("lobby").unwrap();
         gallery.writes().drop_collection("lobby".to_owned(), None).await.unwrap();
-        gallery.writes().create("lobby".to_owned(), "m".to_owned(), 3, Similarity::Cosine).await.unwrap();
+        gallery
+            .writes()
+            .create("lobby".to_owned(), "m".to_owned(), 3, Similarity::Cosine, IndexKind::Exact)
+            .await
+            .unwrap();
         let item = ItemRecord { id: "a".to_owned(), image: None, metadata: BTreeMap::new() };
         let put = Put { collection: "lobby".to_owned(), number: old.number, vector: vec![1.0, 0.0], item };
         let reserved = gallery.writes().reserve(1).await.unwrap();
         let outcome = gallery.writes().put(put, None, reserved).await.unwrap().stored().await;
         assert!(matches!(outcome, Err(GalleryError::UnknownCollection { .. })), "{outcome:?}");
-        gallery.writes().create("attic".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await.unwrap();
+        gallery
+            .writes()
+            .create("attic".to_owned(), "m".to_owned(), 2, Similarity::Cosine, IndexKind::Exact)
+            .await
+            .unwrap();
         tokio::task::spawn_blocking(move || gallery.close()).await.unwrap();
     }
 
@@ -382,8 +530,10 @@ mod tests {
         assert!(gallery.writes().is_open());
         gallery.close();
         assert!(!gallery.writes().is_open());
-        let refused =
-            gallery.writes().create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine).await;
+        let refused = gallery
+            .writes()
+            .create("lobby".to_owned(), "m".to_owned(), 2, Similarity::Cosine, IndexKind::Exact)
+            .await;
         assert!(matches!(refused, Err(GalleryError::Stopping)));
     }
 }

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use thicket_blobs::{BlobError, Blobs, Settings};
 use uuid::Uuid;
 
+use crate::crash;
 use crate::error::{GalleryError, OpenError};
 use crate::record::ImageHash;
 
@@ -79,7 +80,9 @@ impl ImageStore {
     /// Writes images; returns one result an image, in order.
     pub(crate) fn put_all(&self, images: Vec<(ImageHash, Bytes)>) -> Vec<Result<(), GalleryError>> {
         let writes = images.into_iter().map(|(hash, bytes)| async move {
+            crash::at("image.put");
             let written = self.blobs.put(&location(&hash), bytes, Instant::now() + IMAGE_LIMIT).await;
+            crash::at("image.stored");
             written.map_err(|error| GalleryError::from_blob("writing the image", error))
         });
         self.wait(futures::stream::iter(writes).buffered(PARALLEL_WRITES).collect())
@@ -147,6 +150,7 @@ impl ImageStore {
         hashes: impl IntoIterator<Item = &'a ImageHash>,
     ) -> HashSet<ImageHash> {
         let deletions = hashes.into_iter().map(|hash| async move {
+            crash::at("image.delete");
             let deleted = self.blobs.delete(&location(hash), Instant::now() + IMAGE_LIMIT).await;
             deleted.err().map(|error| {
                 tracing::warn!(image = %hash, %error, "an unused image was not deleted");

@@ -1,4 +1,4 @@
-//! The gallery of Thicket: collections of pedestrian images with their vectors, ranked exactly.
+//! The gallery of Thicket: collections of pedestrian images with their vectors, ranked by exact scores.
 //!
 //! A data folder holds the truth in an embedded transactional store (`gallery.redb`), the images by their BLAKE3 hash
 //! (`images/`), and snapshots of the search indexes (`snapshots/`), which only save time and are rebuilt from the store
@@ -29,22 +29,31 @@ mod backend;
 mod check;
 mod collection;
 mod config;
+#[doc(hidden)]
+pub mod crash;
 mod embedded;
 mod error;
 mod facets;
 mod fault;
 mod filter;
+mod follower;
 mod forget;
 mod gallery;
 mod images;
+mod indexer;
+mod log;
 mod milvus;
 mod moving;
 mod pool;
 mod queue;
 mod record;
+mod replication;
 mod request;
 mod rpc;
+mod source;
 mod store;
+mod tables;
+mod takeover;
 mod upsert;
 mod write;
 mod writer;

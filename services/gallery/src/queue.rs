@@ -7,6 +7,7 @@ use bytes::Bytes;
 use opentelemetry::KeyValue;
 use parking_lot::Mutex;
 use thicket_engine::Similarity;
+use thicket_index::IndexKind;
 use thicket_proto::v1;
 use thicket_telemetry::{instruments, names};
 use tokio::sync::mpsc::error::TrySendError;
@@ -14,8 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::error::GalleryError;
 use crate::record::{CollectionRecord, ImageHash, Version};
+use crate::takeover::Begin;
 use crate::write::{Put, Write};
-use crate::writer::{Deleted, Job, Reply, WriteJob};
+use crate::writer::{Deleted, Job, Reply, StepJob, StepPart, Stored, WriteJob};
 
 /// The way in for writes. One writer takes them out, in their order.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(crate) struct WriteQueue {
     /// Bounds the bytes of queued upserts, in KiB.
     bytes_in_flight: Arc<Semaphore>,
     budget_kib: u32,
+    /// Address of who takes writes instead; `None` where they are taken here.
+    writer: Option<String>,
 }
 
 impl WriteQueue {
@@ -34,7 +38,12 @@ impl WriteQueue {
         let budget_kib = u32::try_from(upsert_bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
         let (jobs, queue) = mpsc::channel(limit);
         let bytes_in_flight = Arc::new(Semaphore::new(budget_kib as usize));
-        (Self { jobs: Mutex::new(Some(jobs)), limit, bytes_in_flight, budget_kib }, queue)
+        (Self { jobs: Mutex::new(Some(jobs)), limit, bytes_in_flight, budget_kib, writer: None }, queue)
+    }
+
+    /// The queue of a read replica: refuses writes and names who takes them.
+    pub(crate) fn of_replica(self, writer: Option<String>) -> Self {
+        Self { writer, ..self }
     }
 
     /// Refuses new writes; the writer ends after those that are queued.
@@ -54,20 +63,22 @@ impl WriteQueue {
         model_fingerprint: String,
         dimension: usize,
         similarity: Similarity,
-    ) -> Result<v1::Collection, GalleryError> {
+        index: IndexKind,
+    ) -> Result<(v1::Collection, u64), GalleryError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let record = CollectionRecord {
             number: 0,
             model_fingerprint,
             dimension,
             similarity: similarity.into(),
+            index: index.into(),
             created_unix_ms: now.as_millis() as i64,
             next_sequence: 0,
             items: 0,
             version: Version::default(),
         };
         match self.submit(Write::Create { name, record })?.answer().await? {
-            Reply::Created(collection) => Ok(collection),
+            Reply::Created(collection, transaction) => Ok((collection, transaction)),
             other => Err(wrong_reply(&other)),
         }
     }
@@ -135,13 +146,40 @@ impl WriteQueue {
         image: Option<(ImageHash, Bytes)>,
         reserved: OwnedSemaphorePermit,
     ) -> Result<Ticket, GalleryError> {
+        self.may_write()?;
         let jobs = self.jobs.lock().clone().ok_or(GalleryError::Stopping)?;
         let (job, ticket) = job(Write::Put(put), image, Some(reserved));
         jobs.send(job).await.map_err(|_| GalleryError::Stopping)?;
         Ok(ticket)
     }
 
+    /// Has a step of the writer's taken over while its parts come in. The second wait is for its end.
+    pub(crate) async fn take_over(
+        &self,
+        begin: Begin,
+        parts: mpsc::Receiver<StepPart>,
+    ) -> Result<impl Future<Output = Result<(), GalleryError>> + use<>, GalleryError> {
+        let jobs = self.jobs.lock().clone().ok_or(GalleryError::Stopping)?;
+        let (reply, answer) = oneshot::channel();
+        let step = Box::new(StepJob { begin, parts });
+        jobs.send(Job::Step(step, reply)).await.map_err(|_| GalleryError::Stopping)?;
+        Ok(async move {
+            match Ticket(answer).answer().await? {
+                Reply::TakenOver => Ok(()),
+                other => Err(wrong_reply(&other)),
+            }
+        })
+    }
+
+    fn may_write(&self) -> Result<(), GalleryError> {
+        match &self.writer {
+            None => Ok(()),
+            Some(writer) => Err(GalleryError::ReadReplica { writer: writer.clone() }),
+        }
+    }
+
     fn submit(&self, write: Write) -> Result<Ticket, GalleryError> {
+        self.may_write()?;
         let (job, ticket) = job(write, None, None);
         self.submit_job(job, ticket)
     }
@@ -167,10 +205,10 @@ impl Ticket {
         self.0.await.unwrap_or(Err(GalleryError::Stopping))
     }
 
-    /// The item as stored, and the image that it had before, where no item uses that any more; it is durable then.
-    pub(crate) async fn stored(self) -> Result<(v1::Item, Option<ImageHash>), GalleryError> {
+    /// The item as stored; it is durable then.
+    pub(crate) async fn stored(self) -> Result<Stored, GalleryError> {
         match self.answer().await? {
-            Reply::Stored(item, unused) => Ok((item, unused)),
+            Reply::Stored(stored) => Ok(*stored),
             other => Err(wrong_reply(&other)),
         }
     }

@@ -3,6 +3,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use thicket_engine::Similarity;
+use thicket_index::IndexKind;
 
 /// BLAKE3 hash of an image's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -122,6 +123,9 @@ pub(crate) struct CollectionRecord {
     pub(crate) dimension: usize,
     /// What the inner product is.
     pub(crate) similarity: StoredSimilarity,
+    /// How the vectors are searched; exactly in stores from before there was a choice.
+    #[serde(default)]
+    pub(crate) index: StoredIndex,
     /// Milliseconds since 1970-01-01 UTC.
     pub(crate) created_unix_ms: i64,
     /// Sequence number of the next new item.
@@ -138,6 +142,47 @@ pub(crate) struct CollectionRecord {
 pub(crate) enum StoredSimilarity {
     Cosine,
     MeanOfTwoCosines,
+}
+
+/// [`IndexKind`] as it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StoredIndex {
+    #[default]
+    Exact,
+    Ivf {
+        lists: u32,
+        probes: u32,
+    },
+    Hnsw {
+        links: u32,
+        ef_search: u32,
+        ef_construction: u32,
+    },
+}
+
+impl From<IndexKind> for StoredIndex {
+    fn from(kind: IndexKind) -> Self {
+        match kind {
+            IndexKind::Exact => Self::Exact,
+            IndexKind::Ivf { lists, probes } => Self::Ivf { lists, probes },
+            IndexKind::Hnsw { links, ef_search, ef_construction } => {
+                Self::Hnsw { links, ef_search, ef_construction }
+            }
+        }
+    }
+}
+
+impl From<StoredIndex> for IndexKind {
+    fn from(kind: StoredIndex) -> Self {
+        match kind {
+            StoredIndex::Exact => Self::Exact,
+            StoredIndex::Ivf { lists, probes } => Self::Ivf { lists, probes },
+            StoredIndex::Hnsw { links, ef_search, ef_construction } => {
+                Self::Hnsw { links, ef_search, ef_construction }
+            }
+        }
+    }
 }
 
 impl From<Similarity> for StoredSimilarity {
@@ -168,6 +213,21 @@ mod tests {
         assert_eq!(ImageHash::from_hex(&hash.to_string()), Some(hash));
         assert_eq!(ImageHash::from_hex(&hash.to_string().to_uppercase()), Some(hash));
         assert_eq!(ImageHash::from_hex("abc"), None);
+    }
+
+    #[test]
+    fn a_collection_of_an_older_store_is_searched_exactly() {
+        let stored = r#"{"number":1,"model_fingerprint":"m","dimension":2,"similarity":"cosine","created_unix_ms":5,
+            "next_sequence":0,"items":0,"version":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}"#;
+        assert_eq!(serde_json::from_str::<CollectionRecord>(stored).unwrap().index, StoredIndex::Exact);
+    }
+
+    #[test]
+    fn an_index_kind_survives_its_stored_form() {
+        for kind in [IndexKind::Exact, IndexKind::IVF, IndexKind::HNSW] {
+            let stored = serde_json::to_vec(&StoredIndex::from(kind)).unwrap();
+            assert_eq!(IndexKind::from(serde_json::from_slice::<StoredIndex>(&stored).unwrap()), kind);
+        }
     }
 
     #[test]

@@ -31,10 +31,11 @@ pub(crate) struct Service {
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Service {
-    /// Finds the collection of a read and checks that the caller may read it.
-    async fn readable(&self, call: &Call, name: &str) -> Result<Arc<dyn Open>, Fault> {
+    /// Finds the collection of a read and checks that the caller may read it, once a transaction is known here.
+    async fn readable(&self, call: &Call, name: &str, transaction: u64) -> Result<Arc<dyn Open>, Fault> {
         call.require(Right::Read, Some(name))?;
         check::collection_name("collection", name)?;
+        self.backend.reached(transaction).await?;
         Ok(self.backend.open(name, call.deadline()).await?)
     }
 }
@@ -57,10 +58,12 @@ impl GalleryService for Service {
             check::fingerprint(&request.model_fingerprint)?;
             let dimension = check::dimension(request.dimension)?;
             let similarity = check::similarity(request.similarity)?;
-            self.backend.writes().create(request.name, request.model_fingerprint, dimension, similarity).await
+            let index = check::index(request.index)?;
+            let writes = self.backend.writes();
+            writes.create(request.name, request.model_fingerprint, dimension, similarity, index).await
         };
-        let collection = created.await.map_err(Fault::from)?;
-        Ok(Response::new(v1::CreateCollectionResponse { collection: Some(collection) }))
+        let (collection, transaction) = created.await.map_err(Fault::from)?;
+        Ok(Response::new(v1::CreateCollectionResponse { collection: Some(collection), transaction }))
     }
 
     async fn list_collections(
@@ -71,7 +74,8 @@ impl GalleryService for Service {
         call.require(Right::Read, None)?;
         let mut collections = self.backend.list(call.deadline()).await.map_err(Fault::from)?;
         collections.retain(|collection| call.caller().may(Right::Read, Some(&collection.name)));
-        Ok(Response::new(v1::ListCollectionsResponse { collections }))
+        let replication = self.backend.replication();
+        Ok(Response::new(v1::ListCollectionsResponse { collections, replication }))
     }
 
     async fn delete_collection(
@@ -86,7 +90,7 @@ impl GalleryService for Service {
             let most = check::max_items(max_items)?;
             self.backend.writes().drop_collection(name.clone(), most).await
         };
-        let (Deleted { items, unused }, remains) = deleted.await.map_err(Fault::from)?;
+        let (Deleted { items, unused, transaction }, remains) = deleted.await.map_err(Fault::from)?;
         let caller = &call.caller().name;
         tracing::info!(collection = name, deleted_items = items, remains, caller, "collection deleted");
         Ok(Response::new(v1::DeleteCollectionResponse {
@@ -94,6 +98,7 @@ impl GalleryService for Service {
             unused_images: unused.len() as u64,
             unused_image_hashes: hashes(unused.into_iter().take(check::DELETED_AT_A_TIME)),
             remains,
+            transaction,
         }))
     }
 
@@ -116,16 +121,16 @@ impl GalleryService for Service {
             check::item_ids(&ids)?;
             self.backend.writes().delete(collection.clone(), ids).await
         };
-        let Deleted { items: deleted, unused } = deleted.await.map_err(Fault::from)?;
+        let Deleted { items: deleted, unused, transaction } = deleted.await.map_err(Fault::from)?;
         tracing::info!(collection, deleted, caller = call.caller().name, "items deleted");
-        Ok(Response::new(v1::DeleteResponse { deleted, unused_image_hashes: hashes(unused) }))
+        Ok(Response::new(v1::DeleteResponse { deleted, unused_image_hashes: hashes(unused), transaction }))
     }
 
     async fn search(&self, request: Request<v1::SearchRequest>) -> Answer<v1::SearchResponse> {
         let started = Instant::now();
         let call = Call::of(&request);
         let request = request.into_inner();
-        let collection = self.readable(&call, &request.collection).await?;
+        let collection = self.readable(&call, &request.collection, request.min_transaction).await?;
         let ranked = collection.search(request, call.deadline()).await;
         if ranked.is_ok() {
             let attributes =
@@ -138,7 +143,7 @@ impl GalleryService for Service {
     async fn score(&self, request: Request<v1::ScoreRequest>) -> Answer<v1::ScoreResponse> {
         let call = Call::of(&request);
         let request = request.into_inner();
-        let collection = self.readable(&call, &request.collection).await?;
+        let collection = self.readable(&call, &request.collection, request.min_transaction).await?;
         let scored = collection.score(request, call.deadline()).await;
         answer(scored.map(|scores| v1::ScoreResponse { scores }))
     }
@@ -146,15 +151,15 @@ impl GalleryService for Service {
     async fn rank_of(&self, request: Request<v1::RankOfRequest>) -> Answer<v1::RankOfResponse> {
         let call = Call::of(&request);
         let request = request.into_inner();
-        let collection = self.readable(&call, &request.collection).await?;
+        let collection = self.readable(&call, &request.collection, request.min_transaction).await?;
         let ranked = collection.rank_of(request, call.deadline()).await;
         answer(ranked.map(|ranks| v1::RankOfResponse { ranks }))
     }
 
     async fn get_item(&self, request: Request<v1::GetItemRequest>) -> Answer<v1::GetItemResponse> {
         let call = Call::of(&request);
-        let v1::GetItemRequest { collection, id } = request.into_inner();
-        let collection = self.readable(&call, &collection).await?;
+        let v1::GetItemRequest { collection, id, min_transaction } = request.into_inner();
+        let collection = self.readable(&call, &collection, min_transaction).await?;
         check::item_id("id", &id).map_err(Fault::from)?;
         let found = collection.item(id, call.deadline()).await;
         answer(found.map(|item| v1::GetItemResponse { item: Some(item) }))
@@ -162,8 +167,8 @@ impl GalleryService for Service {
 
     async fn get_image(&self, request: Request<v1::GetImageRequest>) -> Answer<v1::GetImageResponse> {
         let call = Call::of(&request);
-        let v1::GetImageRequest { collection, by } = request.into_inner();
-        let collection = self.readable(&call, &collection).await?;
+        let v1::GetImageRequest { collection, by, min_transaction } = request.into_inner();
+        let collection = self.readable(&call, &collection, min_transaction).await?;
         let which = request::picture(by).map_err(Fault::from)?;
         answer(collection.image(which, call.deadline()).await)
     }

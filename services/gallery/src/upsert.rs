@@ -20,6 +20,7 @@ use crate::queue::Ticket;
 use crate::record::{ImageFormat, ImageHash, ImageRef, ItemRecord};
 use crate::rpc::Service;
 use crate::write::Put;
+use crate::writer::Stored;
 
 /// Items of one stream that are queued or committed but not answered yet.
 pub(crate) const WINDOW: usize = 256;
@@ -163,13 +164,13 @@ fn check_image(bytes: Bytes, limits: &thicket_imaging::Limits) -> Result<(ImageR
     Ok((ImageRef { hash: ImageHash::of(&bytes), format }, bytes))
 }
 
-fn response(id: String, result: Result<(v1::Item, Option<ImageHash>), GalleryError>) -> v1::UpsertResponse {
-    let (result, unused) = match result {
-        Ok((item, unused)) => (Outcome::Item(item), unused),
-        Err(error) => (Outcome::Error(Fault::from(error).to_item_error()), None),
+fn response(id: String, result: Result<Stored, GalleryError>) -> v1::UpsertResponse {
+    let (result, unused, transaction) = match result {
+        Ok(Stored { item, unused, transaction }) => (Outcome::Item(item), unused, transaction),
+        Err(error) => (Outcome::Error(Fault::from(error).to_item_error()), None, 0),
     };
     // An id that is refused for its length is not sent back at that length.
     let id = if id.len() <= check::ID_BYTES { id } else { String::new() };
     let unused_image_hash = unused.map(|hash| hash.to_string()).unwrap_or_default();
-    v1::UpsertResponse { id, result: Some(result), unused_image_hash }
+    v1::UpsertResponse { id, result: Some(result), unused_image_hash, transaction }
 }

@@ -5,18 +5,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use opentelemetry::KeyValue;
-use thicket_index::FaissIndex;
+use thicket_index::CollectionIndex;
 use thicket_proto::v1;
 use thicket_telemetry::{instruments, names};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::collection::{Change, Collection, describe_item};
-use crate::error::GalleryError;
+use crate::collection::{Change, Collection, Snapshotted, describe_item};
+use crate::crash;
+use crate::error::{GalleryError, count_storage_fault};
 use crate::gallery::{Shared, load};
-use crate::record::{ImageHash, Version};
+use crate::record::ImageHash;
+use crate::source::Position;
 use crate::store::{Applied, Store};
-use crate::write::{Done, Write};
+use crate::takeover::{Begin, Changed, broken};
+use crate::write::{Done, Put, Write};
 
 /// Pause after a compaction that failed, on a full disk for example.
 const COMPACT_AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -32,6 +35,27 @@ pub(crate) enum Job {
     ToForget(usize, ReplyTo),
     /// All answers about these images are forgotten.
     Forgotten(Vec<ImageHash>, ReplyTo),
+    /// A step of the writer's, for a replica.
+    Step(Box<StepJob>, ReplyTo),
+}
+
+/// A step that comes in.
+#[derive(Debug)]
+pub(crate) struct StepJob {
+    pub(crate) begin: Begin,
+    /// Its parts; it is cut off where they end without [`StepPart::End`].
+    pub(crate) parts: mpsc::Receiver<StepPart>,
+}
+
+/// Part of a step.
+#[derive(Debug)]
+pub(crate) enum StepPart {
+    /// An image of an item that comes later.
+    Image(ImageHash, Bytes),
+    /// Items.
+    Items(Vec<v1::StoredItem>),
+    /// The step is complete.
+    End,
 }
 
 /// A queued write.
@@ -48,8 +72,8 @@ pub(crate) struct WriteJob {
 /// What a write did, as callers see it. It is durable by then.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// The collection as created.
-    Created(v1::Collection),
+    /// The collection as created, and the transaction.
+    Created(v1::Collection, u64),
     /// What was deleted of the collection, or all of it.
     Dropped {
         /// What went.
@@ -57,14 +81,26 @@ pub(crate) enum Reply {
         /// True where the collection is still there.
         remains: bool,
     },
-    /// The item as stored, and the image that it had before, where nothing uses that any more.
-    Stored(v1::Item, Option<ImageHash>),
+    /// An item that was stored.
+    Stored(Box<Stored>),
     /// Items deleted.
     Deleted(Deleted),
     /// Size of the store's file in bytes, before and after it was compacted.
     Compacted(u64, u64),
     /// Images about which answers are to be forgotten.
     ToForget(Vec<ImageHash>),
+    /// A step was taken over.
+    TakenOver,
+}
+
+/// An item that is durable.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) item: v1::Item,
+    /// The image that it had before, where nothing uses that any more.
+    pub(crate) unused: Option<ImageHash>,
+    /// The transaction that stored it.
+    pub(crate) transaction: u64,
 }
 
 /// What a deletion took.
@@ -74,6 +110,8 @@ pub(crate) struct Deleted {
     pub(crate) items: u64,
     /// Images that no item uses any more, sorted.
     pub(crate) unused: Vec<ImageHash>,
+    /// The transaction that took it.
+    pub(crate) transaction: u64,
 }
 
 /// Where an answer goes.
@@ -91,8 +129,8 @@ pub(crate) struct Writer {
     compact_at: Option<Instant>,
     /// Tells when that is, while the queue is empty.
     clock: Runtime,
-    /// Version of the snapshot on disk, by collection number.
-    saved: HashMap<u64, Version>,
+    /// What the snapshot on disk is of, by collection number.
+    saved: HashMap<u64, Snapshotted>,
     /// True when the collections in memory may lag behind the store.
     behind: bool,
     /// Images that were deleted since the store was last told.
@@ -143,7 +181,7 @@ impl Writer {
             let (view, from_snapshot) = load(&mut self.store, name.clone(), &record, &path)?;
             let items = view.len();
             if from_snapshot {
-                self.saved.insert(record.number, record.version);
+                self.saved.insert(record.number, view.snapshotted());
             } else if items > 0 {
                 self.save_snapshot(&view);
             }
@@ -195,12 +233,13 @@ impl Writer {
             let waiting = self.queue.len() as u64;
             instruments().queue_depth.record(waiting, &[KeyValue::new(names::LANE, "write")]);
             // Nobody waits for a cancelled job, and it was not acknowledged.
-            let (mut writes, mut compactions) = (Vec::new(), Vec::new());
+            let (mut writes, mut compactions, mut steps) = (Vec::new(), Vec::new(), Vec::new());
             for job in batch {
                 match job {
                     Job::Write(job) if !job.reply.is_closed() => writes.push(*job),
                     Job::Compact(reply) if !reply.is_closed() => compactions.push(reply),
-                    Job::Write(_) | Job::Compact(_) => {}
+                    Job::Step(step, reply) if !reply.is_closed() => steps.push((step, reply)),
+                    Job::Write(_) | Job::Compact(_) | Job::Step(..) => {}
                     Job::ToForget(most, reply) => {
                         answer(reply, self.store.to_forget(most).map(Reply::ToForget));
                     }
@@ -213,6 +252,10 @@ impl Writer {
                 instruments().batch_size.record(writes.len() as u64, &[KeyValue::new(names::STAGE, "write")]);
                 self.commit(writes);
             }
+            for (step, reply) in steps {
+                let taken = self.follow(*step);
+                answer(reply, taken.map(|()| Reply::TakenOver));
+            }
             if !compactions.is_empty() {
                 let compacted = self.compact();
                 for reply in compactions {
@@ -222,7 +265,7 @@ impl Writer {
         }
         let views: Vec<Arc<Collection>> = self.shared.collections.read().values().cloned().collect();
         for view in views {
-            if self.saved.get(&view.number) != Some(&view.version()) {
+            if self.saved.get(&view.number) != Some(&view.snapshotted()) {
                 self.save_snapshot(&view);
             }
         }
@@ -244,6 +287,7 @@ impl Writer {
         }
         self.discard_stale_snapshots()
             .map_err(|cause| GalleryError::internal("removing a stale snapshot", cause))?;
+        crash::at("compact.snapshots");
         // Where the deletion of an image failed, it was not its caller's to know.
         let used = self.store.used_images()?;
         match self.shared.images.delete_unused(&used)? {
@@ -256,8 +300,10 @@ impl Writer {
         let doomed = self.store.doomed_images()?;
         self.store.forget_doomed(&doomed)?;
         self.deleted.clear();
+        crash::at("compact.files");
         let (before, after) = self.store.compact()?;
         self.compact_at = None;
+        self.shared.indexing.measure();
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(before, after, seconds, "took what was deleted out of the files");
         Ok((before, after))
@@ -267,8 +313,8 @@ impl Writer {
     /// no start would use them.
     fn discard_stale_snapshots(&mut self) -> std::io::Result<()> {
         let views = self.shared.collections.read().clone();
-        self.saved.retain(|number, version| {
-            views.values().any(|view| view.number == *number && view.version() == *version)
+        self.saved.retain(|number, saved| {
+            views.values().any(|view| view.number == *number && view.version() == saved.version)
         });
         let kept: HashSet<PathBuf> = self.saved.keys().map(|number| self.snapshot_path(*number)).collect();
         for file in std::fs::read_dir(&self.shared.snapshots)? {
@@ -289,7 +335,9 @@ impl Writer {
             }
             return;
         }
+        crash::at("batch.taken");
         let written = self.store_images(&batch);
+        crash::at("batch.images");
         let touched: Vec<ImageHash> =
             written.iter().filter(|(_, result)| result.is_ok()).map(|(hash, _)| *hash).collect();
         let (mut writes, mut replies) = (Vec::new(), Vec::new());
@@ -310,6 +358,7 @@ impl Writer {
                 self.take_over(writes, replies, applied);
             }
             Err(cause) => {
+                count_storage_fault(cause.storage_reason());
                 // Images that were written for nothing must not keep a full disk full.
                 match self.store.unused_of(touched) {
                     Ok(unused) => _ = self.shared.images.delete_all(&unused),
@@ -362,7 +411,11 @@ impl Writer {
             }
         }
         let hashes: Vec<ImageHash> = images.iter().map(|(hash, _)| *hash).collect();
-        hashes.into_iter().zip(self.shared.images.put_all(images)).collect()
+        let stored = self.shared.images.put_all(images);
+        for cause in stored.iter().filter_map(|stored| stored.as_ref().err()) {
+            count_storage_fault(cause.storage_reason());
+        }
+        hashes.into_iter().zip(stored).collect()
     }
 
     /// Brings a durable transaction into memory, then tells the callers.
@@ -374,14 +427,14 @@ impl Writer {
         let mut answers = Vec::with_capacity(replies.len());
         for ((write, result), reply) in writes.into_iter().zip(applied.results).zip(replies) {
             let result = result.and_then(|(done, unused)| {
-                self.take_over_one(write, done, unused, applied.version, &mut changes)
+                self.take_over_one(write, done, unused, applied.position, &mut changes)
             });
             answers.push((reply, result));
         }
         let views: Vec<Arc<Collection>> = self.shared.collections.read().values().cloned().collect();
         for view in views {
             if let Some(changes) = changes.remove(&view.number) {
-                if let Err(error) = view.take_over(changes, applied.version) {
+                if let Err(error) = view.take_over(changes, applied.position.version) {
                     tracing::error!(collection = view.name, %error, "the index did not follow, rebuilding it");
                     self.behind = true;
                 }
@@ -391,10 +444,15 @@ impl Writer {
         if self.behind {
             self.catch_up();
         }
+        self.shared.source.announce(applied.position);
+        self.shared.indexing.wake();
+        crash::at("batch.in_memory");
         let left = self.shared.images.delete_all(&applied.unused);
         self.deleted.extend(applied.unused.into_iter().filter(|hash| !left.contains(hash)));
+        crash::at("batch.images_deleted");
         for (reply, result) in answers {
             answer(reply, result);
+            crash::at("batch.answered");
         }
     }
 
@@ -403,19 +461,19 @@ impl Writer {
         write: Write,
         done: Done,
         unused: Vec<ImageHash>,
-        version: Version,
+        Position { transaction, version }: Position,
         changes: &mut HashMap<u64, Vec<Change>>,
     ) -> Result<Reply, GalleryError> {
         match (write, done) {
             (Write::Create { name, .. }, Done::Created { mut record }) => {
                 record.version = version;
-                let index = FaissIndex::new(record.dimension)
+                let index = CollectionIndex::new(record.dimension, record.index.into())
                     .map_err(|cause| GalleryError::internal("creating the index", cause))
                     .inspect_err(|_| self.behind = true)?;
                 let view = Arc::new(Collection::new(name.clone(), &record, Vec::new(), index));
                 self.shared.collections.write().insert(name, view.clone());
                 report_size(&view);
-                Ok(Reply::Created(view.describe()))
+                Ok(Reply::Created(view.describe(), transaction))
             }
             (Write::Drop { name, .. }, Done::Dropped { number, items }) => {
                 self.shared.collections.write().remove(&name);
@@ -429,15 +487,16 @@ impl Writer {
                     _ => {}
                 }
                 instruments().gallery_vectors.record(0, &[KeyValue::new(names::COLLECTION, name)]);
-                Ok(Reply::Dropped { deleted: Deleted { items, unused }, remains: false })
+                Ok(Reply::Dropped { deleted: Deleted { items, unused, transaction }, remains: false })
             }
             (Write::Put(put), Done::Stored { sequence }) => {
                 let item = describe_item(&put.item);
                 changes.entry(put.number).or_default().push(Change::Stored { sequence, put: Box::new(put) });
-                Ok(Reply::Stored(item, unused.first().copied()))
+                let unused = unused.first().copied();
+                Ok(Reply::Stored(Box::new(Stored { item, unused, transaction })))
             }
             (write @ (Write::Delete { .. } | Write::Drop { .. }), Done::Deleted { number, sequences }) => {
-                let deleted = Deleted { items: sequences.len() as u64, unused };
+                let deleted = Deleted { items: sequences.len() as u64, unused, transaction };
                 let gone = sequences.into_iter().map(|sequence| Change::Deleted { sequence });
                 // A deletion that met nothing leaves the collection's version as it is.
                 if deleted.items > 0 {
@@ -452,6 +511,73 @@ impl Writer {
         }
     }
 
+    /// Takes a step of the writer's over: its images, then its items in one transaction, then what is in memory.
+    fn follow(&mut self, StepJob { begin, mut parts }: StepJob) -> Result<(), GalleryError> {
+        let images = &self.shared.images;
+        let taken = self.store.take_over(&begin, || {
+            loop {
+                match parts.blocking_recv() {
+                    Some(StepPart::Image(hash, bytes)) => {
+                        if ImageHash::of(&bytes) != hash {
+                            return Err(broken(format_args!("image {hash} has other bytes")));
+                        }
+                        images.put_all(vec![(hash, bytes)]).into_iter().collect::<Result<(), _>>()?;
+                    }
+                    Some(StepPart::Items(items)) => return Ok(Some(items)),
+                    Some(StepPart::End) => return Ok(None),
+                    None => return Err(broken("it was cut off")),
+                }
+            }
+        })?;
+        if taken.freed && self.compact_at.is_none() {
+            self.compact_at = Instant::now().checked_add(self.compact_after);
+        }
+        if let Some(changed) = taken.changed {
+            self.follow_in_memory(&begin, changed);
+        }
+        // Collections that are new or gone, or that changed too much.
+        self.load_all().inspect_err(|_| self.behind = true)?;
+        self.remove_stray_snapshots();
+        if begin.whole {
+            // What an earlier life of this replica left is nobody's either.
+            self.shared.images.delete_unused(&self.store.used_images()?)?;
+        } else {
+            self.shared.images.delete_all(&taken.unused);
+        }
+        let doomed = self.store.doomed_images()?;
+        let gone: Vec<ImageHash> =
+            doomed.into_iter().filter(|hash| !self.shared.images.exists(hash)).collect();
+        self.store.forget_doomed(&gone)?;
+        self.shared.source.announce(begin.to);
+        self.shared.indexing.wake();
+        Ok(())
+    }
+
+    fn follow_in_memory(&mut self, begin: &Begin, changed: Vec<Changed>) {
+        let mut changes: HashMap<u64, Vec<Change>> = HashMap::new();
+        for change in changed {
+            let (number, change) = match change {
+                Changed::Gone { number, sequence } => (number, Change::Deleted { sequence }),
+                Changed::Stored { number, sequence, item, vector } => {
+                    let put = Box::new(Put { collection: String::new(), number, vector, item });
+                    (number, Change::Stored { sequence, put })
+                }
+            };
+            changes.entry(number).or_default().push(change);
+        }
+        for (name, record) in &begin.collections {
+            let view = self.shared.collections.read().get(name).cloned();
+            let Some(view) = view.filter(|view| view.number == record.number) else { continue };
+            if let Err(error) =
+                view.take_over(changes.remove(&record.number).unwrap_or_default(), record.version)
+            {
+                tracing::error!(collection = name, %error, "the index did not follow, rebuilding it");
+                self.shared.collections.write().remove(name);
+            }
+            report_size(&view);
+        }
+    }
+
     /// Tries to bring memory level with the store; the next batch tries again where that fails.
     fn catch_up(&mut self) {
         self.behind = true;
@@ -461,12 +587,15 @@ impl Writer {
     }
 
     fn save_snapshot(&mut self, view: &Collection) {
+        crash::at("snapshot.begin");
         match view.save_snapshot(&self.snapshot_path(view.number)) {
-            Ok(version) => {
-                self.saved.insert(view.number, version);
+            Ok(saved) => {
+                crash::at("snapshot.saved");
+                self.saved.insert(view.number, saved);
             }
             // A snapshot only saves time at the next start.
             Err(error) => {
+                count_storage_fault("snapshot_not_written");
                 tracing::warn!(collection = view.name, %error, "the next start will rebuild the index")
             }
         }

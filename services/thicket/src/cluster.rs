@@ -191,6 +191,7 @@ impl Backends {
         Peers {
             embedding: vec![url(self.embedding)],
             gallery: url(self.gallery),
+            gallery_replicas: Vec::new(),
             answer: vec![answer.unwrap_or_else(|| url(self.answer))],
             token: self.tokens.as_ref().map(|own| own.token.clone()),
         }

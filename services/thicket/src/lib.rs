@@ -15,6 +15,7 @@ mod demo;
 mod disk;
 mod failure;
 mod forget;
+mod index;
 mod interrupt;
 mod metadata;
 mod models;

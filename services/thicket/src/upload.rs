@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thicket_imaging::Limits;
 use thicket_proto::v1::ingest_response::Result as IngestOutcome;
-use thicket_proto::v1::{IngestRequest, IngestResponse};
+use thicket_proto::v1::{IngestRequest, IngestResponse, VectorIndex};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -36,13 +36,14 @@ pub(crate) struct Outcome {
     pub(crate) unused_image: Option<String>,
 }
 
-/// Sends all images; `report` hears of each once. An image that cannot be read or is refused fails alone.
+/// Sends all images into a collection, which is created with `index` where it does not exist; `report` hears of each once. An image that cannot be read or is refused fails alone.
 ///
 /// # Errors
 /// [`Failure`] where a call as a whole fails.
 pub(crate) async fn upload(
     coordinator: &mut Coordinator,
     collection: &str,
+    index: Option<VectorIndex>,
     uploads: Vec<Upload>,
     mut report: impl FnMut(Outcome),
 ) -> Result<(), Failure> {
@@ -51,7 +52,7 @@ pub(crate) async fn upload(
     tokio::task::spawn_blocking(move || {
         for upload in uploads {
             // A receiver that is gone means that the call failed, which is told there.
-            if sender.blocking_send(read(upload, &collection)).is_err() {
+            if sender.blocking_send(read(upload, &collection, index)).is_err() {
                 break;
             }
         }
@@ -100,11 +101,11 @@ async fn feed(
     refused
 }
 
-fn read(upload: Upload, collection: &str) -> Result<IngestRequest, Outcome> {
+fn read(upload: Upload, collection: &str, index: Option<VectorIndex>) -> Result<IngestRequest, Outcome> {
     let Upload { id, path, metadata } = upload;
     match disk::read_at_most(&path, Limits::default().encoded_bytes) {
         Ok(image) => {
-            Ok(IngestRequest { collection: collection.to_owned(), id, image: image.into(), metadata })
+            Ok(IngestRequest { collection: collection.to_owned(), id, image: image.into(), metadata, index })
         }
         Err(reason) => {
             let refused = Some(format!("{}: {reason}", path.display()));

@@ -26,6 +26,8 @@ pub struct StaticPeer {
     pub role: Role,
     /// Where it is called.
     pub address: Address,
+    /// False where it answers reads alone, as a read replica of a gallery does.
+    pub writable: bool,
 }
 
 /// The members of the cluster, followed by a thread of its own until this is dropped.

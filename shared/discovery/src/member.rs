@@ -88,6 +88,8 @@ pub struct Member {
     pub collections: Vec<String>,
     /// How many calls it works on at a time, 1 to [`MAX_CAPACITY`]: its weight among equals.
     pub capacity: u32,
+    /// False where it answers reads alone, as a read replica of a gallery does.
+    pub writable: bool,
 }
 
 /// Why a registration is ignored, or cannot be made.
@@ -222,6 +224,13 @@ struct Stored {
     #[serde(default)]
     collections: Vec<String>,
     capacity: u32,
+    /// Members of before there were others take writes.
+    #[serde(default = "yes")]
+    writable: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The one field that every version has.
@@ -241,6 +250,7 @@ impl Member {
             adapters: Vec::new(),
             collections: Vec::new(),
             capacity: 1,
+            writable: true,
         }
     }
 
@@ -259,6 +269,7 @@ impl Member {
             adapters: self.adapters.clone(),
             collections: self.collections.clone(),
             capacity: self.capacity,
+            writable: self.writable,
         };
         let value = serde_json::to_vec(&stored).map_err(|error| not_json(&error))?;
         check_size(&value)?;
@@ -285,6 +296,7 @@ impl Member {
             adapters: stored.adapters,
             collections: stored.collections,
             capacity: stored.capacity,
+            writable: stored.writable,
         };
         member.check()?;
         Ok(member)
@@ -443,17 +455,26 @@ mod tests {
             proptest::option::of("[0-9a-f]{1,256}"),
             names(),
             names(),
-            1..=MAX_CAPACITY,
+            (1..=MAX_CAPACITY, any::<bool>()),
         );
-        fields.prop_map(|(role, instance, address, fingerprint, adapters, collections, capacity)| Member {
-            role,
-            instance: InstanceId::new(&instance).unwrap(),
-            address: Address::parse(&address).unwrap(),
-            fingerprint,
-            adapters,
-            collections,
-            capacity,
-        })
+        fields.prop_map(
+            |(role, instance, address, fingerprint, adapters, collections, (capacity, writable))| Member {
+                role,
+                instance: InstanceId::new(&instance).unwrap(),
+                address: Address::parse(&address).unwrap(),
+                fingerprint,
+                adapters,
+                collections,
+                capacity,
+                writable,
+            },
+        )
+    }
+
+    #[test]
+    fn a_member_that_does_not_say_so_takes_writes() {
+        assert!(Member::decode(stored().to_string().as_bytes()).unwrap().writable);
+        assert!(!Member::decode(&with("writable", json!(false))).unwrap().writable);
     }
 
     proptest! {

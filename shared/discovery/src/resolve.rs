@@ -98,7 +98,7 @@ fn members(list: &[Resolved]) -> std::sync::Arc<Members> {
     Members::new(list.iter().flat_map(|Resolved { peer, addresses }| {
         addresses.iter().map(|address| {
             let member = Member::new(peer.role, InstanceId::of_address(address), address.clone());
-            Member { capacity: UNKNOWN_CAPACITY, ..member }
+            Member { capacity: UNKNOWN_CAPACITY, writable: peer.writable, ..member }
         })
     }))
 }
@@ -113,7 +113,11 @@ mod tests {
     use super::*;
 
     fn list(addresses: &[&str]) -> Vec<Resolved> {
-        let peer = |text: &&str| StaticPeer { role: Role::Answer, address: Address::parse(text).unwrap() };
+        let peer = |text: &&str| StaticPeer {
+            role: Role::Answer,
+            address: Address::parse(text).unwrap(),
+            writable: true,
+        };
         addresses.iter().map(|text| Resolved { peer: peer(text), addresses: Vec::new() }).collect()
     }
 

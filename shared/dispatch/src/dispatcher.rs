@@ -43,6 +43,8 @@ struct Open {
     failed_at: Vec<ReplicaId>,
     /// Where its image belongs, as last looked up.
     home: Option<Home>,
+    /// The replica that it was kept to.
+    kept: Option<ReplicaId>,
 }
 
 impl Open {
@@ -197,9 +199,18 @@ impl Dispatcher {
             passed_over: 0,
             failed_at: vec![],
             home: None,
+            kept: None,
         };
         self.open.insert(ticket, open);
         Ok(ticket)
+    }
+
+    /// Keeps a question to one replica, for as long as that accepts questions and has not failed this one: it waits for
+    /// room there and is not hedged. For questions whose answers must come from one state. False where it is not open.
+    pub fn keep(&mut self, ticket: Ticket, replica: ReplicaId) -> bool {
+        let Some(open) = self.open.get_mut(&ticket) else { return false };
+        open.kept = Some(replica);
+        true
     }
 
     /// A question that was asked ahead is waited for now: from here on it is one of the low lane, which takes it
@@ -408,6 +419,7 @@ impl Dispatcher {
         let wish = Wish {
             ticket,
             image: open.question.image,
+            kept: open.kept,
             avoid: &open.failed_at,
             except: &[],
             is_patient: open.question.lane == Lane::Ahead,
@@ -443,6 +455,7 @@ impl Dispatcher {
             let wish = Wish {
                 ticket,
                 image: open.question.image,
+                kept: open.kept,
                 avoid: &open.failed_at,
                 except: &open.replicas(),
                 is_patient: false,

@@ -26,6 +26,8 @@ pub struct UnknownReplica {
 pub(crate) struct Wish<'a> {
     pub(crate) ticket: Ticket,
     pub(crate) image: Option<ImageKey>,
+    /// Taken and no other, as long as it accepts questions and is not to be avoided.
+    pub(crate) kept: Option<ReplicaId>,
     /// Taken only where there is no other.
     pub(crate) avoid: &'a [ReplicaId],
     /// Never taken.
@@ -143,8 +145,15 @@ impl Fleet {
 
     /// The replica for a question: of those that have room and are below their bound, the first in the order that the
     /// image gives them; for a question without an image the least loaded. `None` only where no replica that may be
-    /// taken has room, or all that have are excepted or at their bound.
+    /// taken has room, or all that have are excepted or at their bound. The bound does not hold for a replica that the
+    /// question is kept to.
     pub(crate) fn choose(&self, wish: Wish<'_>, now: Duration) -> Option<ReplicaId> {
+        if let Some(kept) = wish.kept
+            && !wish.avoid.contains(&kept)
+            && let Some(replica) = self.replicas.get(&kept).filter(|replica| replica.accepts(now))
+        {
+            return (replica.has_room() && !wish.except.contains(&kept)).then_some(kept);
+        }
         let totals = self.totals(now);
         self.replicas
             .iter()

@@ -37,6 +37,10 @@ pub struct FaissIndex {
     ids: Vec<u64>,
     /// Inverse of `ids`.
     positions: HashMap<u64, usize>,
+    /// Names the vector at each position among all that were ever added: ascending, and never used again, not even when
+    /// another vector comes under the same id.
+    stamps: Vec<u64>,
+    next_stamp: u64,
     /// Upper bound on the Euclidean norm of every vector held.
     norm_bound: f64,
 }
@@ -64,7 +68,15 @@ impl FaissIndex {
         }
         let inner = FlatIndex::new_ip(dimension as u32)
             .map_err(|cause| EngineError::internal("index creation", cause))?;
-        Ok(Self { dimension, inner, ids: Vec::new(), positions: HashMap::new(), norm_bound: 0.0 })
+        Ok(Self {
+            dimension,
+            inner,
+            ids: Vec::new(),
+            positions: HashMap::new(),
+            stamps: Vec::new(),
+            next_stamp: 0,
+            norm_bound: 0.0,
+        })
     }
 
     /// True when a vector is held under `id`.
@@ -227,6 +239,16 @@ impl FaissIndex {
         if self.ids.is_empty() { &[] } else { self.inner.xb() }
     }
 
+    /// Stamps of the vectors held, ascending.
+    pub(crate) fn stamps(&self) -> &[u64] {
+        &self.stamps
+    }
+
+    /// How many of the vectors held, from the first, have a stamp below `stamp`.
+    pub(crate) fn held_before(&self, stamp: u64) -> usize {
+        self.stamps.partition_point(|held| *held < stamp)
+    }
+
     fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
         self.data().chunks_exact(self.dimension)
     }
@@ -281,6 +303,8 @@ impl VectorIndex for FaissIndex {
         for (id, row) in ids.iter().zip(vectors.chunks_exact(self.dimension)) {
             self.positions.insert(*id, self.ids.len());
             self.ids.push(*id);
+            self.stamps.push(self.next_stamp);
+            self.next_stamp += 1;
             self.norm_bound = self.norm_bound.max(norm(row));
         }
         Ok(())
@@ -303,11 +327,8 @@ impl VectorIndex for FaissIndex {
         for position in &held {
             self.positions.remove(&self.ids[*position]);
         }
-        let mut position = 0;
-        self.ids.retain(|_| {
-            position += 1;
-            !held.contains(&(position - 1))
-        });
+        retain_unless(&mut self.ids, &held);
+        retain_unless(&mut self.stamps, &held);
         for (position, id) in self.ids.iter().enumerate().skip(first) {
             self.positions.insert(*id, position);
         }
@@ -317,6 +338,15 @@ impl VectorIndex for FaissIndex {
     fn search(&mut self, queries: &[f32], k: usize) -> Result<Vec<Vec<Hit>>, EngineError> {
         self.top(queries, k)
     }
+}
+
+/// Drops what is at the given positions.
+fn retain_unless(values: &mut Vec<u64>, gone: &HashSet<usize>) {
+    let mut position = 0;
+    values.retain(|_| {
+        position += 1;
+        !gone.contains(&(position - 1))
+    });
 }
 
 /// The plain algorithm: the `k` best of all hits, in order.

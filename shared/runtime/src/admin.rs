@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
@@ -34,9 +36,13 @@ async fn probe(probe: Probe, State(admin): State<Admin>, RawQuery(query): RawQue
     let verbose = query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
     let mut page = String::new();
     if verbose {
+        let notes: HashMap<String, String> = admin.health.notes().into_iter().collect();
         for (name, failure) in admin.health.report(probe) {
             match failure {
-                None => page += &format!("[+] {name}: ok\n"),
+                None => match notes.get(&name) {
+                    None => page += &format!("[+] {name}: ok\n"),
+                    Some(note) => page += &format!("[+] {name}: ok, {note}\n"),
+                },
                 Some(reason) => page += &format!("[-] {name}: {reason}\n"),
             }
         }

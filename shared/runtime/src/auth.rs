@@ -99,6 +99,11 @@ impl Caller {
         Self { name: "nobody".to_owned(), rights: Vec::new(), collections: Some(Vec::new()) }
     }
 
+    /// Whether the caller has its rights on every collection, also on those that are created later.
+    pub fn is_everywhere(&self) -> bool {
+        self.collections.is_none()
+    }
+
     /// Whether the caller has a right, and has it on the collection if one is named.
     pub fn may(&self, right: Right, collection: Option<&str>) -> bool {
         let on_collection = match (&self.collections, collection) {

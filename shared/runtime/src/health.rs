@@ -36,6 +36,8 @@ struct Entry {
     replica: Option<Arc<str>>,
     probe: Probe,
     failure: Option<String>,
+    /// What shows beside it while it passes.
+    note: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -93,7 +95,7 @@ impl Health {
         let mut index = 0;
         self.update(|inner| {
             index = inner.checks.len();
-            inner.checks.push(Entry { name, replica: self.replica.clone(), probe, failure });
+            inner.checks.push(Entry { name, replica: self.replica.clone(), probe, failure, note: None });
         });
         Check { health: self.clone(), index }
     }
@@ -131,6 +133,13 @@ impl Health {
             report.push(("serving".to_owned(), Some("draining".to_owned())));
         }
         report
+    }
+
+    /// Name and note of every check that passes and has one.
+    pub(crate) fn notes(&self) -> Vec<(String, String)> {
+        let inner = self.inner.lock();
+        let noted = inner.checks.iter().filter_map(|entry| Some((entry.full_name(), entry.note.clone()?)));
+        noted.collect()
     }
 
     fn update(&self, change: impl FnOnce(&mut Inner)) {
@@ -184,16 +193,24 @@ impl Inner {
 impl Check {
     /// The check passes from now on.
     pub fn pass(&self) {
-        self.set(None);
+        self.set(None, None);
+    }
+
+    /// The check passes from now on; the note shows in `?verbose`.
+    pub fn pass_with(&self, note: impl Into<String>) {
+        self.set(None, Some(note.into()));
     }
 
     /// The check fails from now on; the reason shows in `?verbose`.
     pub fn fail(&self, reason: impl Into<String>) {
-        self.set(Some(reason.into()));
+        self.set(Some(reason.into()), None);
     }
 
-    fn set(&self, failure: Option<String>) {
-        self.health.update(|inner| inner.checks[self.index].failure = failure);
+    fn set(&self, failure: Option<String>, note: Option<String>) {
+        self.health.update(|inner| {
+            let entry = &mut inner.checks[self.index];
+            (entry.failure, entry.note) = (failure, note);
+        });
     }
 }
 
@@ -258,6 +275,17 @@ mod tests {
         index.pass();
         model.fail("panicked");
         assert!(!health.snapshot().live);
+    }
+
+    #[test]
+    fn a_note_shows_while_its_check_passes() {
+        let health = Health::new();
+        let lag = health.check("lag", Probe::Ready);
+        lag.pass_with("3 s");
+        assert!(health.snapshot().ready);
+        assert_eq!(health.notes(), [("lag".to_owned(), "3 s".to_owned())]);
+        lag.fail("lost");
+        assert_eq!(health.notes(), []);
     }
 
     #[test]

@@ -44,6 +44,10 @@ pub struct Instruments {
     pub cpu_backend: Gauge<u64>,
     pub thi_questions: Counter<u64>,
     pub gallery_vectors: Gauge<u64>,
+    pub gallery_storage_faults: Counter<u64>,
+    pub replication_lag: Gauge<u64>,
+    pub replication_lag_time: Gauge<f64>,
+    pub replication_steps: Counter<u64>,
     pub discovery_connected: Gauge<u64>,
     pub discovery_members: Gauge<u64>,
     pub discovery_ignored: Counter<u64>,
@@ -163,6 +167,26 @@ impl Instruments {
             ),
             thi_questions: counter(names::THI_QUESTIONS, "{question}", "Questions asked in the interaction."),
             gallery_vectors: gauge(names::GALLERY_VECTORS, "{vector}", "Vectors held by a collection."),
+            gallery_storage_faults: counter(
+                names::GALLERY_STORAGE_FAULTS,
+                "{fault}",
+                "Faults of what a gallery stores, found or met.",
+            ),
+            replication_lag: gauge(
+                names::REPLICATION_LAG,
+                "{transaction}",
+                "Transactions that a read replica lacks.",
+            ),
+            replication_lag_time: meter
+                .f64_gauge(names::REPLICATION_LAG_TIME)
+                .with_unit("s")
+                .with_description("Time since a read replica was last known to be level with its writer.")
+                .build(),
+            replication_steps: counter(
+                names::REPLICATION_STEPS,
+                "{step}",
+                "Steps that a read replica took over.",
+            ),
             discovery_connected: gauge(names::DISCOVERY_CONNECTED, "", "1 while discovery is connected."),
             discovery_members: gauge(names::DISCOVERY_MEMBERS, "{member}", "Members of the cluster known."),
             discovery_ignored: counter(
@@ -335,6 +359,10 @@ mod tests {
         all.cpu_backend.record(1, &[]);
         all.thi_questions.add(1, &[]);
         all.gallery_vectors.record(9, &[]);
+        all.gallery_storage_faults.add(1, &[]);
+        all.replication_lag.record(1, &[]);
+        all.replication_lag_time.record(0.5, &[]);
+        all.replication_steps.add(1, &[]);
         all.discovery_connected.record(1, &[]);
         all.discovery_members.record(3, &[]);
         all.discovery_ignored.add(1, &[]);
@@ -372,6 +400,10 @@ mod tests {
             "thicket_cpu_backend",
             "thicket_thi_questions_total",
             "thicket_gallery_vectors",
+            "thicket_gallery_storage_faults_total",
+            "thicket_replication_lag",
+            "thicket_replication_lag_time_seconds",
+            "thicket_replication_steps_total",
             "thicket_discovery_connected",
             "thicket_discovery_members",
             "thicket_discovery_ignored_total",

@@ -47,6 +47,14 @@ pub const CPU_BACKEND: &str = "thicket.cpu.backend";
 pub const THI_QUESTIONS: &str = "thicket.thi.questions";
 /// Gauge, vectors held by a collection.
 pub const GALLERY_VECTORS: &str = "thicket.gallery.vectors";
+/// Counter, faults of what a gallery stores, by [`REASON`].
+pub const GALLERY_STORAGE_FAULTS: &str = "thicket.gallery.storage.faults";
+/// Gauge, transactions that a read replica lacks.
+pub const REPLICATION_LAG: &str = "thicket.replication.lag";
+/// Gauge, seconds since a read replica was last known to be level with its writer.
+pub const REPLICATION_LAG_TIME: &str = "thicket.replication.lag.time";
+/// Counter, steps that a read replica took over, by [`KIND`].
+pub const REPLICATION_STEPS: &str = "thicket.replication.steps";
 /// Gauge, 1 while discovery is connected, by [`PART`].
 pub const DISCOVERY_CONNECTED: &str = "thicket.discovery.connected";
 /// Gauge, members known, by [`ROLE`].
@@ -119,6 +127,8 @@ pub const ROUND: &str = "round";
 pub const ANSWER: &str = "answer";
 /// `model` or `cache`.
 pub const SOURCE: &str = "source";
+/// `whole` or `changes`.
+pub const KIND: &str = "kind";
 /// Name of a collection.
 pub const COLLECTION: &str = "collection";
 

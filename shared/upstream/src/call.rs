@@ -9,6 +9,7 @@ use thicket_runtime::{Deadline, Fault, Peer, Role};
 use tonic::{Code, Response, Status};
 
 use crate::Turn;
+use crate::place::Place;
 use crate::upstream::{Ask, Order, Shared, Upstream};
 
 /// Gives a question up, unless it has ended, when its caller goes.
@@ -37,7 +38,30 @@ impl Upstream {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.call_in(ask, None, deadline, send).await
+        Ok(self.call_in(ask, None, None, deadline, send).await?.1)
+    }
+
+    /// The same at a place: answered by the replica that answered the call before, as long as that accepts calls and does not
+    /// fail this one, and not hedged; by another, whose place it is from then on, where it must be.
+    ///
+    /// # Errors
+    /// Those of [`Self::call`].
+    ///
+    /// # Cancel safety
+    /// That of [`Self::call`].
+    pub async fn call_at<T, F>(
+        &self,
+        place: &Place,
+        ask: Ask,
+        deadline: Deadline,
+        send: impl Fn(Peer) -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let (replica, answer) = self.call_in(ask, place.replica(), None, deadline, send).await?;
+        place.set(replica);
+        Ok(answer)
     }
 
     /// The same ahead of its turn: it waits in [`Lane::Ahead`], whatever the lane of `ask`, until the turn has come, and in the
@@ -59,23 +83,25 @@ impl Upstream {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         if turn.has_come() {
-            return self.call_in(ask, None, deadline, send).await;
+            return self.call(ask, deadline, send).await;
         }
-        self.call_in(Ask { lane: Lane::Ahead, ..ask }, Some(turn), deadline, send).await
+        let ask = Ask { lane: Lane::Ahead, ..ask };
+        Ok(self.call_in(ask, None, Some(turn), deadline, send).await?.1)
     }
 
     async fn call_in<T, F>(
         &self,
         ask: Ask,
+        kept: Option<ReplicaId>,
         turn: Option<&Turn>,
         deadline: Deadline,
         send: impl Fn(Peer) -> F,
-    ) -> Result<T, Fault>
+    ) -> Result<(ReplicaId, T), Fault>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let shared = &self.shared;
-        let (ticket, mut orders) = shared.submit(ask, deadline)?;
+        let (ticket, mut orders) = shared.submit(ask, kept, deadline)?;
         let _open = Open { shared, ticket };
         let mut copies = FuturesUnordered::new();
         let mut stops: HashMap<ReplicaId, AbortHandle> = HashMap::new();
@@ -91,7 +117,7 @@ impl Upstream {
                     let fault = match outcome {
                         Ok(response) => {
                             shared.answered(ticket, replica);
-                            return Ok(Response::into_inner(response));
+                            return Ok((replica, Response::into_inner(response)));
                         }
                         Err(status) => fault_of(shared.role, status),
                     };

@@ -7,11 +7,13 @@
 //! dropping the call drops them all.
 
 mod call;
+mod place;
 mod replica;
 mod turn;
 mod upstream;
 
 pub use call::{broken, fault_of};
+pub use place::Place;
 pub use replica::Probing;
 pub use turn::Turn;
 pub use upstream::{Ask, Settings, Upstream, UpstreamError};

@@ -119,6 +119,8 @@ struct Served {
     follower: Follower,
     peer: Peer,
     address: Address,
+    /// False where it only answers reads.
+    writable: bool,
 }
 
 #[derive(Debug)]
@@ -180,16 +182,16 @@ impl Upstream {
         state.dispatcher.replicas().filter(is_idle).count()
     }
 
-    /// One replica that serves, the same as long as it does: for calls that must not be made twice.
+    /// One replica that serves and takes writes, the same as long as it does: for calls that must not be made twice.
     ///
     /// # Errors
-    /// [`Fault::Unavailable`] where none serves, [`Fault::DeadlineExceeded`].
+    /// [`Fault::Unavailable`] where none does for as long as calls wait for one, [`Fault::DeadlineExceeded`].
     pub async fn one(&self, deadline: Deadline) -> Result<Peer, Fault> {
         let shared = &self.shared;
         let found = async {
             let mut serving = shared.serving.subscribe();
             loop {
-                if let Some(peer) = shared.first_serving() {
+                if let Some(peer) = shared.first_writable() {
                     return peer;
                 }
                 if serving.changed().await.is_err() {
@@ -197,9 +199,16 @@ impl Upstream {
                 }
             }
         };
+        // Others may serve all the while, but none that would do.
+        let patience = async {
+            tokio::time::sleep(shared.patience).await;
+            if shared.serving.borrow().eq(&0) {
+                shared.abandoned().await;
+            }
+        };
         tokio::select! {
             peer = found => Ok(peer),
-            () = shared.abandoned() => Err(shared.no_replica()),
+            () = patience => Err(shared.no_writer()),
             () = deadline.passed() => Err(Fault::DeadlineExceeded),
         }
     }
@@ -252,16 +261,27 @@ impl Shared {
         Fault::unavailable("NO_REPLICA", format!("no {} replica serves", self.role), self.patience)
     }
 
-    fn first_serving(&self) -> Option<Peer> {
+    fn no_writer(&self) -> Fault {
+        if *self.serving.borrow() == 0 {
+            return self.no_replica();
+        }
+        let message = format!("no {} replica that takes writes serves", self.role);
+        Fault::unavailable("NO_WRITER", message, self.patience)
+    }
+
+    fn first_writable(&self) -> Option<Peer> {
         let state = self.state.lock();
         let mut views = state.dispatcher.replicas().filter(|view| view.state != ReplicaState::Draining);
-        views.find_map(|view| state.peers.get(&view.id).map(|known| known.peer.clone()))
+        views.find_map(|view| {
+            state.peers.get(&view.id).filter(|known| known.writable).map(|known| known.peer.clone())
+        })
     }
 
     /// Lets a question wait.
     pub(crate) fn submit(
         &self,
         ask: Ask,
+        kept: Option<ReplicaId>,
         deadline: Deadline,
     ) -> Result<(Ticket, mpsc::UnboundedReceiver<Order>), Fault> {
         let (caller, orders) = mpsc::unbounded_channel();
@@ -275,6 +295,9 @@ impl Shared {
                 kind: ask.kind,
             };
             let ticket = state.dispatcher.submit(question, now)?;
+            if let Some(replica) = kept {
+                state.dispatcher.keep(ticket, replica);
+            }
             state.callers.insert(ticket, caller);
             Ok(ticket)
         });
@@ -329,7 +352,12 @@ impl Shared {
             // It has just left, so it cannot be there.
             let _ = state.dispatcher.join(replica, capacity);
             state.silent.remove(&replica);
-            let known = Served { follower, peer: peer.clone(), address: member.address.clone() };
+            let known = Served {
+                follower,
+                peer: peer.clone(),
+                address: member.address.clone(),
+                writable: member.writable,
+            };
             state.peers.insert(replica, known);
         });
         tracing::info!(role = %self.role, address = %member.address, "replica serves");
@@ -528,10 +556,11 @@ fn alike(members: &[Member]) -> (Vec<&Member>, Vec<&Member>) {
     members.iter().partition(|member| member.fingerprint.is_none() || member.fingerprint.as_deref() == common)
 }
 
-/// The same over a restart, and for every caller, where instance, address and capacity are. What else a member says of
-/// itself, such as its collections, may change under the name.
+/// The same over a restart, and for every caller, where instance, address, capacity and what it takes are. What else a
+/// member says of itself, such as its collections, may change under the name.
 fn name_of(member: &Member) -> ReplicaId {
-    ReplicaId::of(&format!("{} {} {}", member.instance, member.address, member.capacity))
+    let readable = if member.writable { "" } else { " read" };
+    ReplicaId::of(&format!("{} {} {}{readable}", member.instance, member.address, member.capacity))
 }
 
 #[cfg(test)]

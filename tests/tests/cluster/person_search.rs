@@ -147,6 +147,7 @@ async fn the_first_ranking_is_what_the_gallery_gives_for_the_texts_vector() {
         top: 5,
         model_fingerprint: embedded.model_fingerprint,
         filter: None,
+        ..Default::default()
     };
     let ranking = gallery.search(request).await.unwrap().into_inner().rankings.remove(0);
     let by_hand: Vec<_> =
@@ -173,6 +174,7 @@ async fn what_was_ingested_is_there_after_a_restart() {
     let request = GetImageRequest {
         collection: COLLECTION.into(),
         by: Some(get_image_request::By::Id("item-5".into())),
+        ..Default::default()
     };
     let image = gallery.get_image(request).await.unwrap().into_inner();
     assert_eq!((image.image.as_ref(), image.media_type.as_str()), (picture(5).as_slice(), "image/png"));

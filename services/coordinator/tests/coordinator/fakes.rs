@@ -52,6 +52,8 @@ pub(crate) enum Says {
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub(crate) collections: HashMap<String, Vec<Stored>>,
+    /// The index that each collection was created with.
+    pub(crate) indexes: HashMap<String, Option<VectorIndex>>,
     pub(crate) fingerprint_of_collection: String,
     pub(crate) texts: HashMap<String, Vec<f32>>,
     /// By image; an image that is not in it is answered with No.
@@ -81,6 +83,7 @@ impl World {
         });
         Self {
             collections: HashMap::from([(COLLECTION.to_owned(), stored.collect())]),
+            indexes: HashMap::new(),
             fingerprint_of_collection: MODEL.to_owned(),
             texts: HashMap::from([(TEXT.to_owned(), vec![1.0, 0.0]), (REFINED.to_owned(), vec![0.0, 1.0])]),
             says: HashMap::new(),
@@ -216,6 +219,7 @@ impl GalleryService for Fakes {
         }
         let mut world = self.world();
         world.log.push(format!("create:{}:{}", request.name, request.dimension));
+        world.indexes.insert(request.name.clone(), request.index);
         world.collections.insert(request.name, Vec::new());
         Ok(Response::new(CreateCollectionResponse::default()))
     }
@@ -230,7 +234,10 @@ impl GalleryService for Fakes {
             model_fingerprint: world.fingerprint_of_collection.clone(),
             ..Default::default()
         });
-        Ok(Response::new(ListCollectionsResponse { collections: collections.collect() }))
+        Ok(Response::new(ListCollectionsResponse {
+            collections: collections.collect(),
+            ..Default::default()
+        }))
     }
 
     async fn delete_collection(
@@ -501,6 +508,7 @@ impl Bench {
             embedding: vec![serve(Role::Embedding, Services::new().with(embedding), &mut stops).await],
             gallery: serve(Role::Gallery, Services::new().with(gallery), &mut stops).await,
             answer,
+            gallery_replicas: Vec::new(),
             token: None,
         };
         let mut config = Config::in_process(peers);

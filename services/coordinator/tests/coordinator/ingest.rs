@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use thicket_proto::v1::ingest_response::Result as Outcome;
-use thicket_proto::v1::{IngestRequest, IngestResponse};
+use thicket_proto::v1::vector_index::Kind;
+use thicket_proto::v1::{IngestRequest, IngestResponse, IvfIndex, VectorIndex};
 use thicket_runtime::Fault;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,6 +20,7 @@ fn item(collection: &str, id: &str, image: &[u8]) -> IngestRequest {
         id: id.into(),
         image: image.to_vec().into(),
         metadata: HashMap::from([("camera".to_owned(), "3".to_owned())]),
+        index: None,
     }
 }
 
@@ -73,6 +75,28 @@ async fn a_collection_that_does_not_exist_is_made_for_the_models_vectors() {
     let results = ingest(&bench, vec![item("station", "1", b"good")]).await.unwrap();
     assert_eq!(reason(&results[0]), "stored");
     assert_eq!(bench.world().count("create:station:2"), 1);
+}
+
+#[tokio::test]
+async fn a_collection_is_made_with_the_index_asked_for() {
+    let bench = Bench::start(World::of(&[])).await;
+    let kind = Kind::Ivf(IvfIndex { lists: 64, probes: 8 });
+    let first =
+        IngestRequest { index: Some(VectorIndex { kind: Some(kind) }), ..item("station", "1", b"good") };
+    let results = ingest(&bench, vec![first, item("", "2", b"good")]).await.unwrap();
+    assert_eq!(reason(&results[1]), "stored");
+    assert_eq!(bench.world().indexes["station"], Some(VectorIndex { kind: Some(kind) }));
+}
+
+#[tokio::test]
+async fn an_existing_collection_of_another_index_is_refused() {
+    let bench = Bench::start(World::of(&[(0.5, 0.5)])).await;
+    let kind = Kind::Ivf(IvfIndex { lists: 64, probes: 8 });
+    let first =
+        IngestRequest { index: Some(VectorIndex { kind: Some(kind) }), ..item(COLLECTION, "1", b"good") };
+    let refused = ingest(&bench, vec![first]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "INDEX_MISMATCH");
 }
 
 #[tokio::test]

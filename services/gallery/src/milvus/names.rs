@@ -131,6 +131,7 @@ impl Description {
             } as i32,
             items,
             created_unix_ms: self.created_unix_ms,
+            ..Default::default()
         }
     }
 }

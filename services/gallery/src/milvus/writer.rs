@@ -18,9 +18,9 @@ use crate::milvus::names::{self, Description, PROPERTY};
 use crate::milvus::outbox::Note;
 use crate::milvus::rows::{self, HELD_FIELDS, Held, KEY, NewRow, Object, SEQUENCE};
 use crate::milvus::{Shared, together, unavailable};
-use crate::record::{CollectionRecord, ImageHash};
+use crate::record::{CollectionRecord, ImageHash, StoredIndex};
 use crate::write::{Put, Write};
-use crate::writer::{Deleted, Job, Reply, ReplyTo, WriteJob};
+use crate::writer::{Deleted, Job, Reply, ReplyTo, Stored, WriteJob};
 
 /// How long one batch of writes may take.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
@@ -129,6 +129,12 @@ impl Writer {
                     self.upsert(std::mem::take(&mut upserts)).await;
                     answer(reply, self.compact().await);
                 }
+                Job::Step(_, reply) => {
+                    answer(
+                        reply,
+                        Err(GalleryError::internal("following a writer", "milvus has no replicas of ours")),
+                    );
+                }
                 Job::ToForget(most, reply) => {
                     let until = Instant::now() + WRITE_LIMIT;
                     answer(reply, self.shared.to_forget(most, until).await.map(Reply::ToForget));
@@ -179,7 +185,12 @@ impl Writer {
             Err(error) => return Err(error),
         }
         let there = names::in_milvus(&name);
-        let CollectionRecord { model_fingerprint, dimension, similarity, created_unix_ms, .. } = record;
+        let CollectionRecord { model_fingerprint, dimension, similarity, index, created_unix_ms, .. } =
+            record;
+        if index != StoredIndex::Exact {
+            let rule = "with Milvus, --milvus-index of the gallery decides how vectors are searched";
+            return Err(GalleryError::invalid("index", "INDEX_INVALID", rule));
+        }
         let description = Description::new(model_fingerprint, dimension, similarity, created_unix_ms);
         let (fields, text) = (rows::fields(dimension), description.text());
         let created = self.shared.client.create(&there, &fields, (PROPERTY, &text), until).await;
@@ -191,7 +202,7 @@ impl Writer {
         }
         self.shared.serve(&description.facts(&name), &there, until).await?;
         self.look_again(until).await;
-        Ok(Reply::Created(description.collection(&name, 0)))
+        Ok(Reply::Created(description.collection(&name, 0), 0))
     }
 
     /// Milvus refuses what it does not support, a vector of one value for example.
@@ -246,7 +257,8 @@ impl Writer {
             Ok(mut outcomes) => {
                 for (key, item, reply) in replies {
                     let stored = outcomes.remove(key.as_str()).unwrap_or(Ok(None));
-                    answer(reply, stored.map(|unused| Reply::Stored(item, unused)));
+                    let stored = stored.map(|unused| Stored { item, unused, transaction: 0 });
+                    answer(reply, stored.map(|stored| Reply::Stored(Box::new(stored))));
                 }
             }
             Err(error) => replies.into_iter().for_each(|(_, _, reply)| answer(reply, Err(error.clone()))),
@@ -387,7 +399,7 @@ impl Writer {
         let there = names::in_milvus(name);
         let held = self.held(&there, keys, until).await?;
         if held.is_empty() {
-            return Ok(Deleted { items: 0, unused: Vec::new() });
+            return Ok(Deleted { items: 0, unused: Vec::new(), transaction: 0 });
         }
         let objects: Vec<&Object> = held.iter().filter_map(|row| row.object.as_ref()).collect();
         let note = Note {
@@ -407,10 +419,10 @@ impl Writer {
             self.shared.client.delete(&there, &which, until).await.map_err(unavailable)?;
         }
         let items = held.len() as u64;
-        let Some(noted) = noted else { return Ok(Deleted { items, unused: Vec::new() }) };
+        let Some(noted) = noted else { return Ok(Deleted { items, unused: Vec::new(), transaction: 0 }) };
         let unused = self.shared.settle(&note, until).await?.unused;
         self.done_with(&noted, until).await;
-        Ok(Deleted { items, unused })
+        Ok(Deleted { items, unused, transaction: 0 })
     }
 
     async fn drop_collection(&self, name: String) -> Result<Reply, GalleryError> {
@@ -433,7 +445,7 @@ impl Writer {
         let unused = self.shared.settle(&note, until).await?.unused;
         self.done_with(&noted, until).await;
         self.look_again(until).await;
-        Ok(Reply::Dropped { deleted: Deleted { items, unused }, remains: false })
+        Ok(Reply::Dropped { deleted: Deleted { items, unused, transaction: 0 }, remains: false })
     }
 
     /// Deletes the oldest items of a collection, and the collection where there are no others.

@@ -8,11 +8,11 @@ use crate::record::ImageHash;
 use crate::store::Store;
 
 /// Images that no item uses any more and that may not be deleted yet.
-pub(super) const DOOMED: TableDefinition<[u8; 32], ()> = TableDefinition::new("doomed_images");
+pub(crate) const DOOMED: TableDefinition<[u8; 32], ()> = TableDefinition::new("doomed_images");
 /// Images about which answers are to be forgotten: their last item is gone.
-pub(super) const TO_FORGET: TableDefinition<[u8; 32], ()> = TableDefinition::new("to_forget");
+pub(crate) const TO_FORGET: TableDefinition<[u8; 32], ()> = TableDefinition::new("to_forget");
 /// Facts in words.
-pub(super) const WORDS: TableDefinition<&str, &str> = TableDefinition::new("words");
+pub(crate) const WORDS: TableDefinition<&str, &str> = TableDefinition::new("words");
 /// Where the images are; missing for the folder beside the store.
 const IMAGES_AT: &str = "images_at";
 /// What tells this store from others.
@@ -58,9 +58,10 @@ impl Store {
             change(&mut transaction.open_table(WORDS)?)?;
             Ok(transaction.commit()?)
         };
-        let written = written(self.database()?);
-        written.map_err(|cause| {
-            self.database = None;
+        let database = self.database()?;
+        written(&database).map_err(|cause| {
+            drop(database);
+            self.give_up();
             GalleryError::from_write("writing the store", &cause)
         })
     }
@@ -110,9 +111,10 @@ impl Store {
             }
             Ok(transaction.commit()?)
         };
-        let written = written(self.database()?);
-        written.map_err(|cause| {
-            self.database = None;
+        let database = self.database()?;
+        written(&database).map_err(|cause| {
+            drop(database);
+            self.give_up();
             GalleryError::from_write("writing the store", &cause)
         })
     }

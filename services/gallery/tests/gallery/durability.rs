@@ -23,8 +23,12 @@ async fn assert_held(client: &mut Client, numbers: impl IntoIterator<Item = usiz
     for i in numbers {
         let id = format!("item-{i}");
         assert_eq!(image_of(client, &id).await.unwrap().image, png(i as u32), "{id}");
-        let request =
-            v1::ScoreRequest { collection: "lobby".to_owned(), query: Some(at(angle(i))), ids: vec![id] };
+        let request = v1::ScoreRequest {
+            collection: "lobby".to_owned(),
+            query: Some(at(angle(i))),
+            ids: vec![id],
+            ..Default::default()
+        };
         let score = client.score(request).await.unwrap().into_inner().scores[0];
         assert!((score - 1.0).abs() < 1e-5, "item {i} scores {score} with its own vector");
     }

@@ -183,6 +183,7 @@ async fn nothing_of_a_deleted_collection_is_in_any_file_after_a_compaction() {
             unused_image_hashes: hashes(gone()),
             unused_images: 119,
             remains: false,
+            transaction: response.transaction,
         }
     );
     compact(&mut gallery.client).await;

@@ -144,6 +144,7 @@ async fn rank_of_with_a_filter_counts_the_items_that_it_holds_for() {
             query: Some(at(40.0)),
             ids: ids(&full),
             filter: Some(filter.clone()),
+            ..Default::default()
         };
         let ranks = gallery.client.rank_of(request).await.unwrap().into_inner().ranks;
         let mut before = 0;

@@ -16,9 +16,10 @@ async fn an_image_comes_back_as_it_was_ingested_by_id_and_by_hash() {
     assert_eq!(by_id.media_type, "image/png");
     assert_eq!(by_id.image_hash, blake3::hash(&picture).to_hex().to_string());
     let by = Some(v1::get_image_request::By::ImageHash(by_id.image_hash.clone()));
-    let request = v1::GetImageRequest { collection: "lobby".to_owned(), by };
+    let request = v1::GetImageRequest { collection: "lobby".to_owned(), by, min_transaction: 0 };
     assert_eq!(gallery.client.get_image(request).await.unwrap().into_inner(), by_id);
-    let request = v1::GetItemRequest { collection: "lobby".to_owned(), id: "a".to_owned() };
+    let request =
+        v1::GetItemRequest { collection: "lobby".to_owned(), id: "a".to_owned(), ..Default::default() };
     let found = gallery.client.get_item(request).await.unwrap().into_inner().item.unwrap();
     assert_eq!(found.image_hash, by_id.image_hash);
     gallery.stop().await;
@@ -77,7 +78,7 @@ async fn an_image_is_served_through_a_collection_that_uses_it_only() {
     create(&mut gallery.client, "attic", 2).await;
     fill(&mut gallery.client, vec![with_image(item("a", at(0.0)), png(1))]).await;
     let by = Some(v1::get_image_request::By::ImageHash(blake3::hash(&png(1)).to_hex().to_string()));
-    let request = v1::GetImageRequest { collection: "attic".to_owned(), by };
+    let request = v1::GetImageRequest { collection: "attic".to_owned(), by, ..Default::default() };
     assert_eq!(
         refusal(gallery.client.get_image(request).await),
         (Code::NotFound, "IMAGE_NOT_FOUND".to_owned())

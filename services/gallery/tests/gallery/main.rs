@@ -3,6 +3,8 @@
 mod access;
 mod common;
 mod contract;
+mod crash_points;
+mod damage;
 mod durability;
 mod elsewhere;
 mod erasure;
@@ -10,7 +12,9 @@ mod filters;
 mod forget;
 mod full_disk;
 mod images;
+mod indexes;
 #[path = "../../../../shared/blobs/tests/blobs/moto.rs"]
 mod moto;
 mod ranking;
 mod refusals;
+mod replicas;

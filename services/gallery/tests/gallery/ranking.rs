@@ -52,10 +52,16 @@ async fn rank_of_is_the_position_in_the_full_search() {
         query: Some(at(100.0)),
         ids: asked.clone(),
         filter: None,
+        ..Default::default()
     };
     let ranks = gallery.client.rank_of(request).await.unwrap().into_inner().ranks;
     assert_eq!(ranks, (1..=120).rev().collect::<Vec<u64>>());
-    let request = v1::ScoreRequest { collection: "lobby".into(), query: Some(at(100.0)), ids: asked };
+    let request = v1::ScoreRequest {
+        collection: "lobby".into(),
+        query: Some(at(100.0)),
+        ids: asked,
+        ..Default::default()
+    };
     let scores = gallery.client.score(request).await.unwrap().into_inner().scores;
     assert_eq!(scores, full.iter().rev().map(|hit| hit.score).collect::<Vec<_>>());
     gallery.stop().await;

@@ -19,6 +19,7 @@ fn creation(name: &str) -> v1::CreateCollectionRequest {
         model_fingerprint: MODEL.to_owned(),
         dimension: 2,
         similarity: v1::Similarity::Cosine as i32,
+        index: None,
     }
 }
 
@@ -44,6 +45,16 @@ async fn a_bad_collection_is_not_created() {
             v1::CreateCollectionRequest { model_fingerprint: String::new(), ..creation("x") },
             Code::InvalidArgument,
             "MODEL_FINGERPRINT_INVALID",
+        ),
+        (
+            v1::CreateCollectionRequest {
+                index: Some(v1::VectorIndex {
+                    kind: Some(v1::vector_index::Kind::Ivf(v1::IvfIndex { lists: 8, probes: 9 })),
+                }),
+                ..creation("x")
+            },
+            Code::InvalidArgument,
+            "INDEX_INVALID",
         ),
     ];
     for (request, code, reason) in cases {
@@ -78,12 +89,22 @@ async fn an_unknown_collection_or_item_is_not_found_and_named() {
 
     let (collection, ids) = ("lobby".to_owned(), vec!["a".to_owned(), "ghost".to_owned()]);
     let unknown = (Code::NotFound, "ITEM_NOT_FOUND".to_owned());
-    let request = v1::ScoreRequest { collection: collection.clone(), query: Some(at(0.0)), ids: ids.clone() };
+    let request = v1::ScoreRequest {
+        collection: collection.clone(),
+        query: Some(at(0.0)),
+        ids: ids.clone(),
+        ..Default::default()
+    };
     assert_eq!(refusal(client.score(request).await), unknown);
-    let request =
-        v1::RankOfRequest { collection: collection.clone(), query: Some(at(0.0)), ids, filter: None };
+    let request = v1::RankOfRequest {
+        collection: collection.clone(),
+        query: Some(at(0.0)),
+        ids,
+        filter: None,
+        ..Default::default()
+    };
     assert_eq!(refusal(client.rank_of(request).await), unknown);
-    let request = v1::GetItemRequest { collection, id: "ghost".to_owned() };
+    let request = v1::GetItemRequest { collection, id: "ghost".to_owned(), ..Default::default() };
     assert_eq!(refusal(client.get_item(request).await), unknown);
     assert_eq!(refusal(image_of(client, "ghost").await), unknown);
     // The item is there, but it has no image.

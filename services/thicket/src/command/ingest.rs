@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use serde::Serialize;
 use thicket_datasets::{Dataset, Format, SplitName};
+use thicket_index::IndexKind;
 
 use super::server::ServerArgs;
 use crate::client::{self, DEFAULT_COLLECTION, printable};
 use crate::forget::forget;
 use crate::upload::{Upload, upload};
-use crate::{Failure, console, disk, metadata};
+use crate::{Failure, console, disk, index, metadata};
 
 /// Refused images that are told one by one.
 const REFUSALS_SHOWN: usize = 20;
@@ -23,6 +24,10 @@ pub(crate) struct IngestArgs {
     /// Collection, created where it does not exist
     #[arg(long, value_name = "C", default_value = DEFAULT_COLLECTION)]
     collection: String,
+    /// How the collection is searched where it is created: `exact`, `ivf[:lists=N,probes=N]` or
+    /// `hnsw[:links=N,ef_search=N,ef_construction=N]`; one that exists must be so [default: exact, or as it is]
+    #[arg(long, value_name = "KIND")]
+    index: Option<IndexKind>,
     /// Ingest a split of a data set instead: cuhk-pedes, icfg-pedes, rstpreid or ufine6926
     #[arg(long, value_name = "NAME", requires = "root", conflicts_with = "paths")]
     dataset: Option<Format>,
@@ -90,7 +95,7 @@ pub(super) async fn run(args: IngestArgs) -> Result<(), Failure> {
     let answer = args.answer.as_deref().map(|url| client::answer(url, args.server.token())).transpose()?;
     let bar = console::progress("ingesting", total as u64);
     let (mut stored, mut refused, mut unused_images) = (0, Vec::new(), Vec::new());
-    upload(&mut coordinator, &args.collection, uploads, |outcome| {
+    upload(&mut coordinator, &args.collection, args.index.map(index::message), uploads, |outcome| {
         bar.inc(1);
         unused_images.extend(outcome.unused_image);
         match outcome.refused {

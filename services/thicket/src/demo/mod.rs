@@ -187,7 +187,7 @@ async fn ingest(coordinator: &mut Coordinator, sample: &Sample) -> Result<(), Fa
         .collect();
     let bar: ProgressBar = console::progress("ingesting", uploads.len() as u64);
     let mut refused = None;
-    upload(coordinator, COLLECTION, uploads, |outcome| {
+    upload(coordinator, COLLECTION, None, uploads, |outcome| {
         bar.inc(1);
         if let Some(reason) = outcome.refused {
             refused.get_or_insert(format!("{}: {reason}", outcome.id));

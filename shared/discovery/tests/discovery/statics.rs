@@ -4,7 +4,7 @@ use thicket_runtime::Role;
 use crate::support::{is_down, is_up, sees, within};
 
 fn peer(role: Role, address: &str) -> StaticPeer {
-    StaticPeer { role, address: Address::parse(address).unwrap() }
+    StaticPeer { role, address: Address::parse(address).unwrap(), writable: true }
 }
 
 #[tokio::test]

@@ -581,3 +581,33 @@ fn time_does_not_go_back() {
     assert_eq!(dispatcher.submit(until(8), secs(1)), Err(Refused::Expired { late: secs(0) }));
     assert_eq!(dispatcher.poll(secs(9)), Some(Action::Expire { ticket, stop: vec![] }));
 }
+
+#[test]
+fn a_question_that_is_kept_to_a_replica_goes_there_whatever_it_has() {
+    let mut dispatcher = dispatcher(settings(), &[8, 8]);
+    for _ in 0..6 {
+        let ticket = submit(&mut dispatcher, QUESTION);
+        assert!(dispatcher.keep(ticket, replica(1)));
+        assert_eq!(asked(&mut dispatcher, 0), Some((ticket, replica(1), Why::First)));
+    }
+    let free = submit(&mut dispatcher, QUESTION);
+    assert_eq!(asked(&mut dispatcher, 0), Some((free, replica(0), Why::First)));
+}
+
+#[test]
+fn a_kept_question_goes_elsewhere_when_its_replica_fails_it_or_leaves() {
+    let mut dispatcher = dispatcher(settings(), &[8, 8]);
+    let ticket = submit(&mut dispatcher, QUESTION);
+    dispatcher.keep(ticket, replica(1));
+    assert_eq!(asked(&mut dispatcher, 0), Some((ticket, replica(1), Why::First)));
+    assert_eq!(dispatcher.failed(ticket, replica(1), Failure::Unavailable, secs(0)), AfterFailure::Queued);
+    assert_eq!(asked(&mut dispatcher, 0), Some((ticket, replica(0), Why::Retry)));
+    let next = submit(&mut dispatcher, QUESTION);
+    dispatcher.keep(next, replica(7));
+    assert_eq!(
+        asked(&mut dispatcher, 0),
+        Some((next, replica(0), Why::First)),
+        "nobody of that name is there"
+    );
+    assert!(!dispatcher.keep(Ticket::clone(&ticket), replica(0)) || dispatcher.cancel(ticket).is_some());
+}

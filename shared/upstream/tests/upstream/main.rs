@@ -1,5 +1,6 @@
 //! Calls to replicas that come, go, fail and hang, over gRPC.
 
+mod place;
 mod replica;
 
 use std::sync::Arc;

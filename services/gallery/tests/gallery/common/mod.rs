@@ -61,11 +61,21 @@ impl Running {
 }
 
 pub(crate) async fn create(client: &mut Client, name: &str, dimension: u32) {
+    create_indexed(client, name, dimension, None).await;
+}
+
+pub(crate) async fn create_indexed(
+    client: &mut Client,
+    name: &str,
+    dimension: u32,
+    kind: Option<v1::vector_index::Kind>,
+) {
     let request = v1::CreateCollectionRequest {
         name: name.to_owned(),
         model_fingerprint: MODEL.to_owned(),
         dimension,
         similarity: v1::Similarity::Cosine as i32,
+        index: kind.map(|kind| v1::VectorIndex { kind: Some(kind) }),
     };
     client.create_collection(request).await.unwrap();
 }
@@ -146,6 +156,7 @@ pub(crate) fn search_request(query: v1::Vector, top: u32) -> v1::SearchRequest {
         top,
         model_fingerprint: MODEL.to_owned(),
         filter: None,
+        min_transaction: 0,
     }
 }
 
@@ -160,7 +171,7 @@ pub(crate) fn ids(hits: &[v1::Hit]) -> Vec<String> {
 
 pub(crate) async fn image_of(client: &mut Client, id: &str) -> Result<v1::GetImageResponse, Status> {
     let by = Some(v1::get_image_request::By::Id(id.to_owned()));
-    let request = v1::GetImageRequest { collection: "lobby".to_owned(), by };
+    let request = v1::GetImageRequest { collection: "lobby".to_owned(), by, min_transaction: 0 };
     client.get_image(request).await.map(tonic::Response::into_inner)
 }
 
