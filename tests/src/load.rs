@@ -86,6 +86,7 @@ impl LoadedCluster {
         let peers = thicket_coordinator::Peers {
             embedding: vec![url(embedding.grpc_addr())],
             gallery: url(gallery.grpc_addr()),
+            gallery_replicas: Vec::new(),
             answer,
             token: None,
         };

@@ -54,7 +54,10 @@ impl Forgetter {
     pub(crate) fn new(backend: Arc<dyn Backend>, config: ForgetConfig) -> Result<Self, Failure> {
         let source = match config.answers {
             Answers::At(addresses) => Source::Static(
-                addresses.into_iter().map(|address| StaticPeer { role: Role::Answer, address }).collect(),
+                addresses
+                    .into_iter()
+                    .map(|address| StaticPeer { role: Role::Answer, address, writable: true })
+                    .collect(),
             ),
             Answers::Registered(etcd) => Source::Etcd(etcd),
         };

@@ -33,13 +33,26 @@ async fn bad_reads_have_the_same_codes_and_reasons() {
             (Code::FailedPrecondition, "MODEL_MISMATCH".to_owned())
         );
         let ids = vec!["a".to_owned(), "nobody".to_owned()];
-        let score =
-            v1::ScoreRequest { collection: "lobby".to_owned(), query: Some(at(0.0)), ids: ids.clone() };
+        let score = v1::ScoreRequest {
+            collection: "lobby".to_owned(),
+            query: Some(at(0.0)),
+            ids: ids.clone(),
+            ..Default::default()
+        };
         assert_eq!(refusal(client.score(score).await), (Code::NotFound, "ITEM_NOT_FOUND".to_owned()));
-        let rank =
-            v1::RankOfRequest { collection: "lobby".to_owned(), query: Some(at(0.0)), ids, filter: None };
+        let rank = v1::RankOfRequest {
+            collection: "lobby".to_owned(),
+            query: Some(at(0.0)),
+            ids,
+            filter: None,
+            ..Default::default()
+        };
         assert_eq!(refusal(client.rank_of(rank).await).1, "ITEM_NOT_FOUND");
-        let get = v1::GetItemRequest { collection: "lobby".to_owned(), id: "nobody".to_owned() };
+        let get = v1::GetItemRequest {
+            collection: "lobby".to_owned(),
+            id: "nobody".to_owned(),
+            ..Default::default()
+        };
         assert_eq!(refusal(client.get_item(get).await).1, "ITEM_NOT_FOUND");
     })
     .await;

@@ -6,7 +6,7 @@ use thicket_proto::v1;
 
 async fn by_hash(client: &mut Client, hash: &str) -> Result<v1::GetImageResponse, tonic::Status> {
     let by = Some(v1::get_image_request::By::ImageHash(hash.to_owned()));
-    let request = v1::GetImageRequest { collection: "lobby".to_owned(), by };
+    let request = v1::GetImageRequest { collection: "lobby".to_owned(), by, ..Default::default() };
     client.get_image(request).await.map(tonic::Response::into_inner)
 }
 

@@ -40,13 +40,18 @@ async fn a_rank_is_the_place_in_the_full_ranking_however_far_down() {
                 query: Some(at(100.0)),
                 ids: some.to_vec(),
                 filter: None,
+                ..Default::default()
             };
             let ranks = client.rank_of(request).await.unwrap().into_inner().ranks;
             let first = asked.iter().position(|id| *id == some[0]).unwrap() as u64 + 1;
             assert_eq!(ranks, (first..first + some.len() as u64).collect::<Vec<_>>(), "{}", place.name);
         }
-        let request =
-            v1::ScoreRequest { collection: "lobby".to_owned(), query: Some(at(100.0)), ids: asked.clone() };
+        let request = v1::ScoreRequest {
+            collection: "lobby".to_owned(),
+            query: Some(at(100.0)),
+            ids: asked.clone(),
+            ..Default::default()
+        };
         let scores = client.score(request).await.unwrap().into_inner().scores;
         assert_eq!(scores, full.iter().map(|hit| hit.score).collect::<Vec<_>>());
     })
@@ -116,6 +121,7 @@ async fn a_collection_is_created_once_listed_and_deleted_in_parts_oldest_first()
             model_fingerprint: MODEL.to_owned(),
             dimension: 2,
             similarity: v1::Similarity::Cosine as i32,
+            ..Default::default()
         };
         assert_eq!(refusal(client.create_collection(again).await).1, "COLLECTION_EXISTS", "{}", place.name);
         fill(client, (0..25).map(|i| item(&format!("{i:02}"), at(90.0 - i as f32))).collect()).await;

@@ -110,11 +110,17 @@ async fn compare(one: &mut Client, two: &mut Client, dice: &mut Dice, what: &str
     }
     let some: Vec<String> = (0..5).map(|_| asked[dice.below(asked.len())].clone()).collect();
     let query = Some(request.queries[0].clone());
-    let score = v1::ScoreRequest { collection: "lobby".to_owned(), query: query.clone(), ids: some.clone() };
+    let score = v1::ScoreRequest {
+        collection: "lobby".to_owned(),
+        query: query.clone(),
+        ids: some.clone(),
+        ..Default::default()
+    };
     let ours = one.score(score.clone()).await.unwrap().into_inner().scores;
     let theirs = two.score(score).await.unwrap().into_inner().scores;
     assert!(ours.iter().zip(&theirs).all(|(our, their)| (our - their).abs() <= 1e-5), "{what}");
-    let rank = v1::RankOfRequest { collection: "lobby".to_owned(), query, ids: some, filter };
+    let rank =
+        v1::RankOfRequest { collection: "lobby".to_owned(), query, ids: some, filter, ..Default::default() };
     let ours = one.rank_of(rank.clone()).await.unwrap().into_inner().ranks;
     assert_eq!(ours, two.rank_of(rank).await.unwrap().into_inner().ranks, "{what}");
 }
