@@ -230,6 +230,7 @@ async fn store(texts: &[String], embedding: SocketAddr, gallery: SocketAddr) -> 
         model_fingerprint: embedded.model_fingerprint.clone(),
         dimension: u32::try_from(dimension).unwrap_or(u32::MAX),
         similarity: Similarity::Cosine.into(),
+        ..Default::default()
     };
     gallery.create_collection(collection).await?;
     let items: Vec<UpsertRequest> = embedded

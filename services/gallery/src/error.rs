@@ -262,6 +262,8 @@ impl OpenError {
     pub(crate) fn reason(&self) -> Option<&'static str> {
         match self {
             Self::InUse { .. } => Some("store_in_use"),
+            Self::ImagesInUse { .. } => Some("images_in_use"),
+            Self::Backend { .. } => Some("backend_unusable"),
             Self::Format { .. } => Some("store_format"),
             Self::Folder { .. } => Some("store_unreadable"),
             Self::Setting { .. } => None,
