@@ -84,7 +84,7 @@ impl Forgetter {
     async fn round(&self) -> Result<(), String> {
         loop {
             let writes = self.backend.writes();
-            let images = writes.to_forget(IMAGES_AT_ONCE).await.map_err(|error| error.to_string())?;
+            let images = writes.pending_forgets(IMAGES_AT_ONCE).await.map_err(|error| error.to_string())?;
             if images.is_empty() {
                 return Ok(());
             }

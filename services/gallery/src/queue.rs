@@ -115,7 +115,7 @@ impl WriteQueue {
     }
 
     /// Some of the images about which answers are still to be forgotten.
-    pub(crate) async fn to_forget(&self, most: usize) -> Result<Vec<ImageHash>, GalleryError> {
+    pub(crate) async fn pending_forgets(&self, most: usize) -> Result<Vec<ImageHash>, GalleryError> {
         let (reply, answer) = oneshot::channel();
         match self.submit_job(Job::ToForget(most, reply), Ticket(answer))?.answer().await? {
             Reply::ToForget(images) => Ok(images),

@@ -241,7 +241,7 @@ impl Writer {
                     Job::Step(step, reply) if !reply.is_closed() => steps.push((step, reply)),
                     Job::Write(_) | Job::Compact(_) | Job::Step(..) => {}
                     Job::ToForget(most, reply) => {
-                        answer(reply, self.store.to_forget(most).map(Reply::ToForget));
+                        answer(reply, self.store.pending_forgets(most).map(Reply::ToForget));
                     }
                     Job::Forgotten(images, reply) => {
                         answer(reply, self.store.forgotten(&images).map(|()| Reply::ToForget(Vec::new())));

@@ -305,7 +305,7 @@ impl<T: Value> PackedLinear<T> {
                 // SAFETY: tiles do not overlap.
                 let y = unsafe { result.rows(tile.rows.clone()) };
                 if let Some(residual) = residual {
-                    y.write_copy_of_slice(&residual[tile.rows.start * output..tile.rows.end * output]);
+                    write(y, &residual[tile.rows.start * output..tile.rows.end * output]);
                 }
                 return self.run(&product, tile.outputs, source, y, &mut scratch.library);
             }
@@ -325,7 +325,7 @@ impl<T: Value> PackedLinear<T> {
             self.run(&product, tile.outputs.clone(), source, places, &mut scratch.library)?;
             for (row, values) in tile.rows.zip(scratch.y.chunks_exact(tile.outputs.len())) {
                 // SAFETY: tiles do not overlap.
-                unsafe { result.part(row, tile.outputs.clone()) }.write_copy_of_slice(values);
+                write(unsafe { result.part(row, tile.outputs.clone()) }, values);
             }
             Ok(())
         })?;
@@ -364,6 +364,12 @@ impl<T: Value> PackedLinear<T> {
         // SAFETY: the lengths of `x`, `y` and the weights were compared with those of the product, the bias has a value for
         // each output. Only `y` is written.
         unsafe { product.primitive.run(library, &stream, &arguments, scratch) }
+    }
+}
+
+fn write<R: Copy>(places: &mut [MaybeUninit<R>], values: &[R]) {
+    for (place, value) in places.iter_mut().zip(values) {
+        place.write(*value);
     }
 }
 

@@ -106,7 +106,7 @@ impl Shared {
     }
 
     /// At most so many of the images about which answers are to be forgotten.
-    pub(super) async fn to_forget(
+    pub(super) async fn pending_forgets(
         &self,
         most: usize,
         until: Instant,

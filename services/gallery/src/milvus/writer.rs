@@ -137,7 +137,7 @@ impl Writer {
                 }
                 Job::ToForget(most, reply) => {
                     let until = Instant::now() + WRITE_LIMIT;
-                    answer(reply, self.shared.to_forget(most, until).await.map(Reply::ToForget));
+                    answer(reply, self.shared.pending_forgets(most, until).await.map(Reply::ToForget));
                 }
                 Job::Forgotten(images, reply) => {
                     let until = Instant::now() + WRITE_LIMIT;

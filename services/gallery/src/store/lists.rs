@@ -80,7 +80,7 @@ impl Store {
     }
 
     /// At most so many of the images about which answers are to be forgotten.
-    pub(crate) fn to_forget(&mut self, most: usize) -> Result<Vec<ImageHash>, GalleryError> {
+    pub(crate) fn pending_forgets(&mut self, most: usize) -> Result<Vec<ImageHash>, GalleryError> {
         self.read(|database| {
             let table = database.begin_read()?.open_table(TO_FORGET)?;
             table.iter()?.take(most).map(|entry| Ok(ImageHash::from(entry?.0.value()))).collect()
