@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use opentelemetry::KeyValue;
 use thicket_proto::v1;
@@ -18,6 +18,11 @@ use crate::record::ImageHash;
 use crate::request;
 use crate::upsert;
 use crate::writer::Deleted;
+
+/// Longest wait of a compaction for answers to be forgotten: the hashes of their images are noted in the file until then.
+const FORGETTING: Duration = Duration::from_secs(10);
+/// How often it looks.
+const FORGETTING_STEP: Duration = Duration::from_millis(100);
 
 /// The gallery as a gRPC service.
 #[derive(Debug, Clone)]
@@ -176,8 +181,19 @@ impl GalleryService for Service {
     async fn compact(&self, request: Request<v1::CompactRequest>) -> Answer<v1::CompactResponse> {
         let call = Call::of(&request);
         call.require(Right::Admin, None)?;
-        let compacted = self.backend.writes().compact().await;
-        answer(compacted.map(|(bytes_before, bytes_after)| v1::CompactResponse { bytes_before, bytes_after }))
+        let writes = self.backend.writes();
+        let compacted = async {
+            let until = Instant::now() + FORGETTING;
+            while Instant::now() < until && !writes.pending_forgets(1).await?.is_empty() {
+                tokio::time::sleep(FORGETTING_STEP).await;
+            }
+            writes.compact().await
+        };
+        answer(
+            compacted
+                .await
+                .map(|(bytes_before, bytes_after)| v1::CompactResponse { bytes_before, bytes_after }),
+        )
     }
 }
 

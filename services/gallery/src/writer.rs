@@ -245,6 +245,8 @@ impl Writer {
                     }
                     Job::Forgotten(images, reply) => {
                         answer(reply, self.store.forgotten(&images).map(|()| Reply::ToForget(Vec::new())));
+                        let due = Instant::now().checked_add(self.compact_after);
+                        self.compact_at = self.compact_at.or(due);
                     }
                 }
             }

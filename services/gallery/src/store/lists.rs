@@ -5,7 +5,8 @@ use uuid::Uuid;
 
 use crate::error::GalleryError;
 use crate::record::ImageHash;
-use crate::store::Store;
+use crate::store::{Store, unix_ms};
+use crate::tables::{META, UNCOMPACTED_SINCE};
 
 /// Images that no item uses any more and that may not be deleted yet.
 pub(crate) const DOOMED: TableDefinition<[u8; 32], ()> = TableDefinition::new("doomed_images");
@@ -107,6 +108,11 @@ impl Store {
                 let mut list = transaction.open_table(list)?;
                 for hash in images {
                     list.remove(hash.bytes())?;
+                }
+                // What was on the list stays in the file until it is compacted.
+                let mut meta = transaction.open_table(META)?;
+                if meta.get(UNCOMPACTED_SINCE)?.is_none() {
+                    meta.insert(UNCOMPACTED_SINCE, unix_ms())?;
                 }
             }
             Ok(transaction.commit()?)
