@@ -1,7 +1,10 @@
+use std::panic::AssertUnwindSafe;
+
 use bytes::Bytes;
 use parquet::column::reader::get_typed_column_reader;
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, FloatType, Int32Type, Int64Type};
 use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 
 use crate::columns::{Lists, Optional, schema};
@@ -12,11 +15,24 @@ use crate::{FileError, QueryError, Ranking, Row};
 /// # Errors
 /// [`FileError::Form`] where it is no file of [`crate::write`]; damage never panics.
 pub fn read(file: Bytes) -> std::result::Result<Vec<Row>, FileError> {
-    rows(file).map_err(|error| FileError::Form { reason: error.to_string() })
+    // The library's reader takes much of a file's description at its word and panics where it does not hold.
+    let read = std::panic::catch_unwind(AssertUnwindSafe(|| rows(file)));
+    match read {
+        Ok(rows) => rows.map_err(|error| FileError::Form { reason: error.to_string() }),
+        Err(_) => Err(FileError::Form { reason: "its description does not fit its content".to_owned() }),
+    }
 }
 
 fn rows(file: Bytes) -> Result<Vec<Row>> {
+    let length = i64::try_from(file.len())?;
     let reader = SerializedFileReader::new(file)?;
+    for chunk in reader.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns) {
+        let start = chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset());
+        let end = start.checked_add(chunk.compressed_size());
+        if start < 0 || chunk.compressed_size() < 0 || end.is_none_or(|end| end > length) {
+            return Err(general("a column lies outside of it"));
+        }
+    }
     if *reader.metadata().file_metadata().schema() != *schema()? {
         return Err(general("it has other columns"));
     }

