@@ -9,6 +9,9 @@ use tonic::{Request, Status};
 
 use crate::processes::{COLLECTION, LIMIT, Processes, TEXTS};
 
+/// Longest call about a job: a coordinator that hangs does not hold its caller for longer.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
 const QUERIES: usize = 24;
 const PART_SIZE: u32 = 2;
 
@@ -25,7 +28,7 @@ fn queries() -> Vec<JobQuery> {
 
 fn with_limit<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(LIMIT);
+    request.set_timeout(CALL_LIMIT);
     request
 }
 

@@ -234,9 +234,12 @@ impl Processes {
             };
             match call(channel).await {
                 Ok(answer) => return answer,
-                // Gone, or cut off in the middle of the answer.
+                // Gone, cut off in the middle of the answer, or hanging.
                 Err(status)
-                    if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) =>
+                    if matches!(
+                        status.code(),
+                        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
+                    ) =>
                 {
                     last = Some(status);
                     tokio::time::sleep(Duration::from_millis(50)).await;
