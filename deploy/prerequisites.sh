@@ -66,16 +66,33 @@ install_packages() {
     rm -f "$log"
 }
 
-# The version of oneDNN that the products can use, where the distribution has it: without it, or with another, the
-# models multiply by themselves.
+# The package of oneDNN's library, whose name has its version: libdnnl2 (Debian 12), libdnnl3 (Ubuntu 24.04), libdnnl3.6
+# (Debian 13). Prints the installed one, else the newest that apt would install; nothing where there is none.
+onednn_package() {
+    local package newest=
+    for package in $(LC_ALL=C apt-cache pkgnames libdnnl 2>/dev/null | grep -E '^libdnnl[23](\.[0-9]+)?$' | sort -V); do
+        if is_installed "$package"; then
+            echo "$package"
+            return 0
+        fi
+        if [ -n "$(apt_candidate "$package")" ]; then newest=$package; fi
+    done
+    echo "$newest"
+}
+
+# Products go through oneDNN where the distribution has it: without it the models multiply by themselves.
 install_onednn() {
-    is_installed libdnnl2 && return 0
     command -v apt-get >/dev/null || return 0
-    refresh_package_lists
-    if [ -n "$(apt_candidate libdnnl2)" ]; then
-        install_packages libdnnl2
+    local package
+    package=$(onednn_package)
+    if [ -z "$package" ]; then
+        refresh_package_lists
+        package=$(onednn_package)
+    fi
+    if [ -n "$package" ]; then
+        install_packages "$package"
     else
-        say "oneDNN 2.x (libdnnl2) is not to be had here: the models multiply without it"
+        say "oneDNN 2 or 3 (libdnnl) is not to be had here: the models multiply without it"
     fi
 }
 

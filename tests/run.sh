@@ -14,6 +14,7 @@ BUILD_GIB=12
 # What tests start, and what it brings: pinned, so that a green run stays green.
 MILVUS_PACKAGES=(milvus-lite==3.2.2 pymilvus==3.0.2)
 S3_PACKAGES=('moto[server]==5.2.5')
+ONEDNN_PACKAGE=onednn-cpu-gomp==2023.2.0
 HELM_VERSIONS=(1.25.0 1.29.0 1.32.0 1.37.0)
 TOOLS=$PWD/target/tools
 
@@ -45,7 +46,8 @@ prepare() {
     install_packages "${BUILD_PACKAGES[@]}"
     install_onednn
     # Where it is installed, a test that cannot open it fails instead of saying so.
-    if is_installed libdnnl2; then export THICKET_TEST_ONEDNN=required; fi
+    if is_installed "$(onednn_package)"; then export THICKET_TEST_ONEDNN=required; fi
+    fetch_other_onednn
     fetch_etcd
     if [ -x "$TOOLS/bin/etcd" ] || command -v etcd >/dev/null; then export THICKET_TEST_ETCD=required; fi
     fetch_python_server milvus milvus_lite "${MILVUS_PACKAGES[@]}"
@@ -71,6 +73,25 @@ fetch_python_server() {
         tail -n 20 "$folder/log" >&2
         say "${*:3} could not be installed: the tests that start $1 check nothing"
         rm -rf "$folder"
+    fi
+}
+
+# Distributions have one version of oneDNN; its products are tested with one of the other interface too.
+fetch_other_onednn() {
+    local folder=$TOOLS/onednn library=$TOOLS/onednn/lib/libdnnl.so.3
+    if [ ! -e "$library" ]; then
+        rm -rf "$folder"
+        if ! command -v python3 >/dev/null || ! python3 -m venv "$folder" >/dev/null 2>&1; then
+            rm -rf "$folder"
+            return 0
+        fi
+        say "installing $ONEDNN_PACKAGE into target/tools/onednn"
+        "$folder/bin/python" -m pip -q install --disable-pip-version-check "$ONEDNN_PACKAGE" >/dev/null 2>&1 || true
+    fi
+    if [ -e "$library" ]; then
+        export THICKET_TEST_ONEDNN_OTHER=$library
+    else
+        say "$ONEDNN_PACKAGE could not be installed: one version of oneDNN is tested"
     fi
 }
 

@@ -1,18 +1,14 @@
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    fmt,
-    sync::{Arc, OnceLock},
-};
+use std::{cell::RefCell, collections::HashMap, fmt, sync::Arc};
 
 use half::bf16;
 use parking_lot::Mutex;
 
 use crate::{
     Error, Library,
-    api::{ARG_RESULT, ARG_SOURCE, ARG_WEIGHTS, MemoryDesc, ORDER_AB, ORDER_BA, TYPE_BF16, TYPE_F32},
+    api::{ARG_RESULT, ARG_SOURCE, ARG_WEIGHTS, TYPE_BF16, TYPE_F32},
+    desc::{MemoryDesc, Order},
     linear::length,
-    primitive::{Followers, Primitive, Stream, matrix},
+    primitive::{Followers, Primitive, Stream},
 };
 
 /// Products that are kept, with the code made for them; beyond it all are forgotten.
@@ -27,15 +23,18 @@ pub struct DenseProduct {
     made: Arc<Made>,
 }
 
+/// Products that were made, by shape.
+pub(crate) type Known = Mutex<HashMap<Shape, Arc<Made>>>;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Shape {
+pub(crate) struct Shape {
     rows: usize,
     inner: usize,
     columns: usize,
     transposed: bool,
 }
 
-struct Made {
+pub(crate) struct Made {
     primitive: Primitive,
     a: MemoryDesc,
     b: MemoryDesc,
@@ -60,12 +59,11 @@ impl DenseProduct {
         columns: usize,
         transposed: bool,
     ) -> Result<Self, Error> {
-        static KNOWN: OnceLock<Mutex<HashMap<Shape, Arc<Made>>>> = OnceLock::new();
         let shape = Shape { rows, inner, columns, transposed };
         if rows == 0 || inner == 0 || columns == 0 {
             return Err(Error::Size { input: inner, output: columns });
         }
-        let mut known = KNOWN.get_or_init(Mutex::default).lock();
+        let mut known = library.dense.lock();
         if let Some(made) = known.get(&shape) {
             return Ok(Self { library, shape, made: made.clone() });
         }
@@ -103,12 +101,11 @@ impl DenseProduct {
 impl Made {
     fn new(library: &Library, shape: Shape) -> Result<Self, Error> {
         let Shape { rows, inner, columns, transposed } = shape;
-        let order = if transposed { ORDER_BA } else { ORDER_AB };
-        let a = matrix(library, rows, inner, TYPE_BF16, ORDER_AB)?;
-        let b = matrix(library, inner, columns, TYPE_BF16, order)?;
-        let c = matrix(library, rows, columns, TYPE_F32, ORDER_AB)?;
-        let followers = Followers { elementwise: None, sum: false };
-        let primitive = Primitive::product(library, &a, &b, None, &c, followers)?;
+        let order = if transposed { Order::ColumnMajor } else { Order::RowMajor };
+        let a = MemoryDesc::matrix(library, rows, inner, TYPE_BF16, Order::RowMajor)?;
+        let b = MemoryDesc::matrix(library, inner, columns, TYPE_BF16, order)?;
+        let c = MemoryDesc::matrix(library, rows, columns, TYPE_F32, Order::RowMajor)?;
+        let primitive = Primitive::product(library, &a, &b, None, &c, Followers::default())?;
         Ok(Self { primitive, a, b, c })
     }
 }

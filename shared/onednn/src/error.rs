@@ -10,7 +10,7 @@ pub enum Missing {
         reason: String,
     },
     /// A version of another interface.
-    #[error("oneDNN {found} has another interface: 2.6 or a later 2.x expected")]
+    #[error("oneDNN {found} has another interface: 2.6 or a later 2.x, or 3.x expected")]
     Version {
         /// `major.minor.patch`
         found: String,

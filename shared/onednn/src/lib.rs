@@ -8,6 +8,7 @@
 
 mod api;
 mod dense;
+mod desc;
 mod error;
 mod library;
 mod linear;

@@ -2,21 +2,25 @@ use std::{cell::Cell, ffi::c_int, fmt, path::Path, ptr, sync::OnceLock};
 
 use crate::{
     Error, Missing,
-    api::{Api, CPU, Handle, ISA_AVX512, RUNTIME_OPENMP, RUNTIME_SEQUENTIAL, SUCCESS, Version},
-    linear,
+    api::{
+        Api, CPU, Dialect, Handle, ISA_AVX512, RUNTIME_OPENMP, RUNTIME_SEQUENTIAL, SUCCESS, Three, Two,
+        Version,
+    },
+    dense, linear,
 };
 
-/// Names under which systems install the library, the one with the known interface first.
-const NAMES: [&str; 2] = ["libdnnl.so.2", "libdnnl.so"];
-/// The major version whose interface this crate speaks.
-const MAJOR: c_int = 2;
-/// The first minor version of it that has been tried.
-const FIRST_MINOR: c_int = 6;
+/// Names under which systems install the library, the newest interface first: its products are faster. Debian 13 names its
+/// version 3 after a minor version too.
+const NAMES: [&str; 4] = ["libdnnl.so.3", "libdnnl.so.3.6", "libdnnl.so.2", "libdnnl.so"];
+/// The first minor version of version 2 that has been tried.
+const FIRST_MINOR_OF_2: c_int = 6;
 
 /// An opened oneDNN. It lives as long as the process.
 pub struct Library {
     pub(crate) api: Api,
+    pub(crate) dialect: Dialect,
     pub(crate) engine: Handle,
+    pub(crate) dense: dense::Known,
     version: String,
     /// Sets how many threads the calling thread's parallel regions get; absent where the library has no threads.
     set_threads: Option<unsafe extern "C" fn(c_int)>,
@@ -43,26 +47,34 @@ impl Library {
         LIBRARY.get_or_init(|| Self::open(&NAMES.map(Path::new))).as_ref()
     }
 
-    /// Opens the first of some files, or names for the system's loader, that is there.
+    /// Opens the first of some files, or names for the system's loader, that is there and can be used.
     ///
     /// # Errors
-    /// [`Missing`] for the last that is not there, or for the first that is there and cannot be used.
+    /// Where none can be used: [`Missing`] for the first that is there, or for the last that is not.
     pub fn open(candidates: &[&Path]) -> Result<Self, Missing> {
         let mut reason = "no name was given".to_string();
+        let mut refused = None;
         for candidate in candidates {
             // SAFETY: a library's initialisers run; the names are those of oneDNN, whose initialisers set up itself.
             match unsafe { libloading::Library::new(*candidate) } {
-                Ok(library) => return Self::check(library),
+                Ok(library) => match Self::check(library) {
+                    Ok(library) => return Ok(library),
+                    Err(missing) => refused = refused.or(Some(missing)),
+                },
                 Err(cause) => reason = first_line(&told(&cause)),
             }
         }
-        Err(Missing::Library { reason })
+        Err(refused.unwrap_or(Missing::Library { reason }))
     }
 
     fn check(library: libloading::Library) -> Result<Self, Missing> {
         let version = version(&library)?;
         let name = format!("{}.{}.{}", version.major, version.minor, version.patch);
-        if version.major != MAJOR || version.minor < FIRST_MINOR {
+        let known = match version.major {
+            2 => version.minor >= FIRST_MINOR_OF_2,
+            major => major == 3,
+        };
+        if !known {
             return Err(Missing::Version { found: name });
         }
         let set_threads = match version.cpu_runtime {
@@ -76,12 +88,17 @@ impl Library {
             runtime => return Err(Missing::Threads { runtime }),
         };
         let api = Api::of(&library)?;
+        let dialect = if version.major == 2 {
+            Dialect::Two(Two::of(&library)?)
+        } else {
+            Dialect::Three(Three::of(&library)?)
+        };
         let mut engine = ptr::null_mut();
         // SAFETY: the one out-parameter is valid.
         checked("dnnl_engine_create", unsafe { (api.dnnl_engine_create)(&raw mut engine, CPU, 0) })?;
         // What was looked up is used until the process ends.
         std::mem::forget(library);
-        Ok(Self { api, engine, version: name, set_threads })
+        Ok(Self { api, dialect, engine, dense: dense::Known::default(), version: name, set_threads })
     }
 
     /// `major.minor.patch`

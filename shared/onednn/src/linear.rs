@@ -6,11 +6,9 @@ use rayon::prelude::*;
 
 use crate::{
     Error, Library,
-    api::{
-        ARG_BIAS, ARG_RESULT, ARG_SOURCE, ARG_WEIGHTS, GELU_ERF, GELU_TANH, MemoryDesc, ORDER_AB, ORDER_ANY,
-        ORDER_BA, SWISH, TYPE_BF16, TYPE_F32,
-    },
-    primitive::{Followers, Primitive, Stream, equal, matrix, size},
+    api::{ARG_BIAS, ARG_RESULT, ARG_SOURCE, ARG_WEIGHTS, TYPE_BF16, TYPE_F32},
+    desc::{MemoryDesc, Order},
+    primitive::{Followers, Primitive, Stream},
     tiles,
 };
 
@@ -43,16 +41,6 @@ pub enum Activation {
 impl Activation {
     /// Every one.
     pub const ALL: [Self; 5] = [Self::None, Self::QuickGelu, Self::Silu, Self::GeluErf, Self::GeluTanh];
-
-    fn elementwise(self) -> Option<(c_int, u32)> {
-        match self {
-            Self::None => None,
-            Self::QuickGelu => Some((SWISH, 1.702f32.to_bits())),
-            Self::Silu => Some((SWISH, 1f32.to_bits())),
-            Self::GeluErf => Some((GELU_ERF, 0)),
-            Self::GeluTanh => Some((GELU_TANH, 0)),
-        }
-    }
 }
 
 /// A type of inputs, weights or results: f32 or bf16.
@@ -187,9 +175,10 @@ impl<T: Value> PackedLinear<T> {
     /// Some rows of the weight in an order.
     fn pack(&self, rows: &[T], order: &MemoryDesc) -> Result<Vec<Line>, Error> {
         let library = self.library;
-        let mut weights = vec![Line([0; 64]); size(library, order).div_ceil(size_of::<Line>())];
+        let mut weights = vec![Line([0; 64]); order.size(library).div_ceil(size_of::<Line>())];
         // The transpose of the stored matrix, as it lies in memory.
-        let stored = matrix(library, self.input, rows.len() / self.input, T::TYPE, ORDER_BA)?;
+        let stored =
+            MemoryDesc::matrix(library, self.input, rows.len() / self.input, T::TYPE, Order::ColumnMajor)?;
         let reorder = Primitive::reorder(library, &stored, order)?;
         let arguments = [
             (ARG_SOURCE, &stored, rows.as_ptr().cast_mut().cast()),
@@ -210,7 +199,7 @@ impl<T: Value> PackedLinear<T> {
         }
         let last = (self.output - 1) / outputs * outputs;
         let order = self.order(outputs)?;
-        let bytes = size(self.library, &order);
+        let bytes = order.size(self.library);
         let slices = Slices { outputs, bytes_per_output: bytes / outputs };
         let mut orders = vec![(outputs, order)];
         if self.output - last != outputs {
@@ -249,15 +238,18 @@ impl<T: Value> PackedLinear<T> {
     fn made(&self, recipe: Recipe) -> Result<Product, Error> {
         let library = self.library;
         let Recipe { rows, outputs, followers, result } = recipe;
-        let source = matrix(library, rows, self.input, T::TYPE, ORDER_AB)?;
-        let order = self.orders.iter().find(|(count, _)| *count == outputs).map(|(_, order)| *order);
-        let asked = order.map_or_else(|| matrix(library, self.input, outputs, T::TYPE, ORDER_ANY), Ok)?;
-        let bias = matrix(library, 1, outputs, TYPE_F32, ORDER_AB)?;
-        let result = matrix(library, rows, outputs, result, ORDER_AB)?;
+        let source = MemoryDesc::matrix(library, rows, self.input, T::TYPE, Order::RowMajor)?;
+        let order = self.orders.iter().find(|(count, _)| *count == outputs).map(|(_, order)| order);
+        let asked = match order {
+            Some(order) => order.clone(),
+            None => MemoryDesc::matrix(library, self.input, outputs, T::TYPE, Order::Any)?,
+        };
+        let bias = MemoryDesc::matrix(library, 1, outputs, TYPE_F32, Order::RowMajor)?;
+        let result = MemoryDesc::matrix(library, rows, outputs, result, Order::RowMajor)?;
         let with_bias = self.bias.as_ref().map(|_| &bias);
         let primitive = Primitive::product(library, &source, &asked, with_bias, &result, followers)?;
-        let weights = primitive.weights(library);
-        if order.is_some_and(|order| !equal(library, &order, &weights)) {
+        let weights = primitive.weights(library)?;
+        if order.is_some_and(|order| !order.equals(library, &weights)) {
             return Err(Error::Order { recipe: format!("{recipe:?}") });
         }
         Ok(Product { primitive, source, weights, bias, result })
@@ -280,7 +272,7 @@ impl<T: Value> PackedLinear<T> {
         let rows = x.len() / input;
         length("x", x.len(), rows * input)?;
         length("residual", residual.map_or(rows * output, <[R]>::len), rows * output)?;
-        let followers = Followers { elementwise: activation.elementwise(), sum: residual.is_some() };
+        let followers = Followers { activation, sum: residual.is_some() };
         let slice = self.slices.map_or(output, |slices| slices.outputs);
         let tiles = if T::TYPE == TYPE_BF16 {
             tiles::shared(rows, output, slice, rayon::current_num_threads())
@@ -347,9 +339,9 @@ impl<T: Value> PackedLinear<T> {
         let place =
             self.slices.map_or(0, |slices| outputs.start * slices.bytes_per_output / size_of::<Line>());
         let weights = &self.weights[place..];
-        length("x", size_of_val(x), size(library, &product.source))?;
-        length("y", size_of_val(y), size(library, &product.result))?;
-        if size_of_val(weights) < size(library, &product.weights) {
+        length("x", size_of_val(x), product.source.size(library))?;
+        length("y", size_of_val(y), product.result.size(library))?;
+        if size_of_val(weights) < product.weights.size(library) {
             return Err(Error::Order { recipe: format!("outputs {outputs:?}") });
         }
         let mut arguments = vec![
@@ -374,7 +366,7 @@ fn write<R: Copy>(places: &mut [MaybeUninit<R>], values: &[R]) {
 }
 
 fn plain_recipe(outputs: usize) -> Recipe {
-    Recipe { rows: ROWS, outputs, followers: Followers { elementwise: None, sum: false }, result: TYPE_F32 }
+    Recipe { rows: ROWS, outputs, followers: Followers::default(), result: TYPE_F32 }
 }
 
 /// A result that is being written, by several threads at different places.

@@ -6,17 +6,18 @@ use std::{
 };
 
 use crate::{
-    Error, Library,
+    Activation, Error, Library,
     api::{
-        Argument, DEFAULT_STREAM, Handle, MatmulDesc, MemoryDesc, QUERY_NAME, QUERY_SCRATCHPAD,
-        QUERY_WEIGHTS, USER_SCRATCHPAD,
+        Argument, DEFAULT_STREAM, Dialect, Handle, MatmulBytes, QUERY_NAME, QUERY_SCRATCHPAD, QUERY_WEIGHTS,
+        TYPE_OF_RESULT, USER_SCRATCHPAD,
     },
+    desc::MemoryDesc,
     library::checked,
 };
 
 /// An object and the function that destroys it.
-struct Owned {
-    handle: Handle,
+pub(crate) struct Owned {
+    pub(crate) handle: Handle,
     destroy: unsafe extern "C" fn(Handle) -> c_int,
 }
 
@@ -34,7 +35,7 @@ impl Drop for Owned {
 }
 
 impl Owned {
-    fn new(
+    pub(crate) fn new(
         call: &'static str,
         destroy: unsafe extern "C" fn(Handle) -> c_int,
         make: impl FnOnce(*mut Handle) -> c_int,
@@ -45,29 +46,10 @@ impl Owned {
     }
 }
 
-/// A matrix of the library: its shape, type and order.
-pub(crate) fn matrix(
-    library: &Library,
-    rows: usize,
-    columns: usize,
-    dtype: c_int,
-    order: c_int,
-) -> Result<MemoryDesc, Error> {
-    let too_large = |_| Error::Size { input: rows, output: columns };
-    let sizes = [i64::try_from(rows).map_err(too_large)?, i64::try_from(columns).map_err(too_large)?];
-    let mut desc = MemoryDesc::EMPTY;
-    // SAFETY: `desc` is as large as the library's type, `sizes` as long as is said.
-    let status =
-        unsafe { (library.api.dnnl_memory_desc_init_by_tag)(&raw mut desc, 2, sizes.as_ptr(), dtype, order) };
-    checked("dnnl_memory_desc_init_by_tag", status)?;
-    Ok(desc)
-}
-
 /// What follows a product, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Followers {
-    /// `dnnl_alg_kind_t` and the bits of its alpha.
-    pub(crate) elementwise: Option<(c_int, u32)>,
+    pub(crate) activation: Activation,
     /// Whether what the result held before is added.
     pub(crate) sum: bool,
 }
@@ -90,32 +72,37 @@ impl Primitive {
         followers: Followers,
     ) -> Result<Self, Error> {
         let api = &library.api;
-        let mut matmul = MatmulDesc::EMPTY;
-        // SAFETY: every descriptor was filled by the library; a null bias means none.
-        let status = unsafe {
-            (api.dnnl_matmul_desc_init)(
-                &raw mut matmul,
-                source,
-                weights,
-                bias.map_or(ptr::null(), ptr::from_ref),
-                result,
-            )
-        };
-        checked("dnnl_matmul_desc_init", status)?;
         let attributes = attributes(library, followers)?;
-        let desc = Owned::new("dnnl_primitive_desc_create", api.dnnl_primitive_desc_destroy, |handle| {
-            let matmul: *const c_void = (&raw const matmul).cast();
-            // SAFETY: the descriptor was filled above, the attributes and the engine are valid.
-            unsafe {
-                (api.dnnl_primitive_desc_create)(
-                    handle,
-                    matmul,
-                    attributes.handle,
-                    library.engine,
-                    ptr::null_mut(),
-                )
+        let (source, weights, result) = (source.address(), weights.address(), result.address());
+        let bias = bias.map_or(ptr::null(), MemoryDesc::address);
+        let desc = match &library.dialect {
+            Dialect::Two(two) => {
+                let mut matmul = MatmulBytes::EMPTY;
+                // SAFETY: every descriptor was filled by the library; a null bias means none.
+                let status =
+                    unsafe { (two.dnnl_matmul_desc_init)(&raw mut matmul, source, weights, bias, result) };
+                checked("dnnl_matmul_desc_init", status)?;
+                let matmul: *const c_void = (&raw const matmul).cast();
+                Owned::new("dnnl_primitive_desc_create", api.dnnl_primitive_desc_destroy, |handle| {
+                    let (attributes, engine) = (attributes.handle, library.engine);
+                    // SAFETY: the descriptor was filled above, the attributes and the engine are valid.
+                    unsafe {
+                        (two.dnnl_primitive_desc_create)(handle, matmul, attributes, engine, ptr::null_mut())
+                    }
+                })
             }
-        })?;
+            Dialect::Three(three) => {
+                Owned::new("dnnl_matmul_primitive_desc_create", api.dnnl_primitive_desc_destroy, |handle| {
+                    let (attributes, engine) = (attributes.handle, library.engine);
+                    // SAFETY: every descriptor is one of the library's; a null bias means none.
+                    unsafe {
+                        (three.dnnl_matmul_primitive_desc_create)(
+                            handle, engine, source, weights, bias, result, attributes,
+                        )
+                    }
+                })
+            }
+        }?;
         Self::from_desc(library, desc)
     }
 
@@ -123,16 +110,16 @@ impl Primitive {
     pub(crate) fn reorder(library: &Library, from: &MemoryDesc, to: &MemoryDesc) -> Result<Self, Error> {
         let api = &library.api;
         let engine = library.engine;
-        let attributes = attributes(library, Followers { elementwise: None, sum: false })?;
+        let attributes = attributes(library, Followers::default())?;
         let desc =
             Owned::new("dnnl_reorder_primitive_desc_create", api.dnnl_primitive_desc_destroy, |handle| {
                 // SAFETY: both descriptors were filled by the library, the attributes and the engine are valid.
                 unsafe {
                     (api.dnnl_reorder_primitive_desc_create)(
                         handle,
-                        from,
+                        from.address(),
                         engine,
-                        to,
+                        to.address(),
                         engine,
                         attributes.handle,
                     )
@@ -148,18 +135,22 @@ impl Primitive {
             unsafe { (api.dnnl_primitive_create)(handle, desc.handle) }
         })?;
         let mut made = Self { primitive, desc, scratchpad: None };
-        made.scratchpad = made.memory_desc(library, QUERY_SCRATCHPAD).filter(|desc| size(library, desc) > 0);
+        made.scratchpad = made.memory_desc(library, QUERY_SCRATCHPAD)?.filter(|desc| desc.size(library) > 0);
         Ok(made)
     }
 
     /// The order in which the weights are expected.
-    pub(crate) fn weights(&self, library: &Library) -> MemoryDesc {
-        self.memory_desc(library, QUERY_WEIGHTS).unwrap_or(MemoryDesc::EMPTY)
+    pub(crate) fn weights(&self, library: &Library) -> Result<MemoryDesc, Error> {
+        const NONE: c_int = 0;
+        self.memory_desc(library, QUERY_WEIGHTS)?
+            .ok_or(Error::Call { call: "dnnl_primitive_desc_query_md", status: NONE })
     }
 
-    fn memory_desc(&self, library: &Library, what: c_int) -> Option<MemoryDesc> {
-        // SAFETY: the description is valid; the answer is null or lives as long as it, and is copied.
-        unsafe { (library.api.dnnl_primitive_desc_query_md)(self.desc.handle, what, 0).as_ref().copied() }
+    fn memory_desc(&self, library: &Library, what: c_int) -> Result<Option<MemoryDesc>, Error> {
+        // SAFETY: the description is valid.
+        let address = unsafe { (library.api.dnnl_primitive_desc_query_md)(self.desc.handle, what, 0) };
+        // SAFETY: the answer is null or lives as long as the description.
+        unsafe { MemoryDesc::copy(library, address) }
     }
 
     /// How the library calls the code behind it.
@@ -191,7 +182,7 @@ impl Primitive {
             memories.push((place, memory(library, desc, address)?));
         }
         if let Some(desc) = &self.scratchpad {
-            scratch.resize(size(library, desc).div_ceil(8).max(scratch.len()), 0);
+            scratch.resize(desc.size(library).div_ceil(8).max(scratch.len()), 0);
             memories.push((crate::api::ARG_SCRATCHPAD, memory(library, desc, scratch.as_mut_ptr().cast())?));
         }
         let list: Vec<Argument> = memories
@@ -229,23 +220,11 @@ impl Stream {
     }
 }
 
-/// Bytes of a matrix.
-pub(crate) fn size(library: &Library, desc: &MemoryDesc) -> usize {
-    // SAFETY: the descriptor was filled by the library, or is empty.
-    unsafe { (library.api.dnnl_memory_desc_get_size)(desc) }
-}
-
-/// Whether two matrices have the same shape, type and order.
-pub(crate) fn equal(library: &Library, a: &MemoryDesc, b: &MemoryDesc) -> bool {
-    // SAFETY: as above.
-    unsafe { (library.api.dnnl_memory_desc_equal)(a, b) != 0 }
-}
-
 fn memory(library: &Library, desc: &MemoryDesc, address: *mut c_void) -> Result<Owned, Error> {
     let api = &library.api;
     Owned::new("dnnl_memory_create", api.dnnl_memory_destroy, |handle| {
         // SAFETY: the descriptor was filled by the library; the address is only stored.
-        unsafe { (api.dnnl_memory_create)(handle, desc, library.engine, address) }
+        unsafe { (api.dnnl_memory_create)(handle, desc.address(), library.engine, address) }
     })
 }
 
@@ -264,19 +243,43 @@ fn attributes(library: &Library, followers: Followers) -> Result<Owned, Error> {
         // SAFETY: the out-parameter is valid.
         unsafe { (api.dnnl_post_ops_create)(handle) }
     })?;
-    if let Some((kind, alpha)) = followers.elementwise {
+    if let Some((kind, alpha)) = elementwise(followers.activation, &library.dialect) {
+        const BETA: f32 = 0.0;
         // SAFETY: the list is valid.
-        let status =
-            unsafe { (api.dnnl_post_ops_append_eltwise)(list.handle, 1.0, kind, f32::from_bits(alpha), 0.0) };
+        let status = unsafe {
+            match &library.dialect {
+                Dialect::Two(two) => (two.dnnl_post_ops_append_eltwise)(list.handle, 1.0, kind, alpha, BETA),
+                Dialect::Three(three) => (three.dnnl_post_ops_append_eltwise)(list.handle, kind, alpha, BETA),
+            }
+        };
         checked("dnnl_post_ops_append_eltwise", status)?;
     }
     if followers.sum {
         // SAFETY: the list is valid.
-        let status = unsafe { (api.dnnl_post_ops_append_sum)(list.handle, 1.0) };
+        let status = unsafe {
+            match &library.dialect {
+                Dialect::Two(two) => (two.dnnl_post_ops_append_sum)(list.handle, 1.0),
+                Dialect::Three(three) => {
+                    (three.dnnl_post_ops_append_sum)(list.handle, 1.0, 0, TYPE_OF_RESULT)
+                }
+            }
+        };
         checked("dnnl_post_ops_append_sum", status)?;
     }
     // SAFETY: both are valid; the list is copied.
     let status = unsafe { (api.dnnl_primitive_attr_set_post_ops)(attributes.handle, list.handle) };
     checked("dnnl_primitive_attr_set_post_ops", status)?;
     Ok(attributes)
+}
+
+/// `dnnl_alg_kind_t` and its alpha.
+fn elementwise(activation: Activation, dialect: &Dialect) -> Option<(c_int, f32)> {
+    let numbers = dialect.numbers();
+    match activation {
+        Activation::None => None,
+        Activation::QuickGelu => Some((numbers.swish, 1.702)),
+        Activation::Silu => Some((numbers.swish, 1.0)),
+        Activation::GeluErf => Some((numbers.gelu_erf, 0.0)),
+        Activation::GeluTanh => Some((numbers.gelu_tanh, 0.0)),
+    }
 }
