@@ -1,10 +1,6 @@
 //! Descriptions of matrices.
 
-use std::{
-    ffi::c_int,
-    ptr::{self, NonNull},
-    sync::Arc,
-};
+use std::{ffi::c_int, ptr::NonNull, sync::Arc};
 
 use crate::{
     Error, Library,
@@ -24,11 +20,12 @@ pub(crate) enum Order {
 
 /// A matrix of the library: its shape, type and order. Clones share it.
 #[derive(Clone)]
-pub(crate) struct MemoryDesc(Arc<Inner>);
+pub(crate) struct MemoryDesc(Inner);
 
+#[derive(Clone)]
 enum Inner {
-    Two(DescBytes),
-    Three(Owned),
+    Two(Arc<DescBytes>),
+    Three(Arc<Owned>),
 }
 
 impl MemoryDesc {
@@ -61,18 +58,18 @@ impl MemoryDesc {
                     )
                 };
                 checked("dnnl_memory_desc_init_by_tag", status)?;
-                Inner::Two(bytes)
+                Inner::Two(Arc::new(bytes))
             }
-            Dialect::Three(three) => Inner::Three(Owned::new(
+            Dialect::Three(three) => Inner::Three(Arc::new(Owned::new(
                 "dnnl_memory_desc_create_with_tag",
                 three.dnnl_memory_desc_destroy,
                 // SAFETY: the out-parameter is valid, `sizes` is as long as is said and copied.
                 |desc| unsafe {
                     (three.dnnl_memory_desc_create_with_tag)(desc, DIMENSIONS, sizes.as_ptr(), dtype, order)
                 },
-            )?),
+            )?)),
         };
-        Ok(Self(Arc::new(inner)))
+        Ok(Self(inner))
     }
 
     /// A copy of one that something else of the library holds; none of null.
@@ -83,21 +80,22 @@ impl MemoryDesc {
         let Some(there) = NonNull::new(address.cast_mut()) else { return Ok(None) };
         let inner = match &library.dialect {
             // SAFETY: says the caller; in version 2 a description is these bytes.
-            Dialect::Two(_) => Inner::Two(unsafe { there.cast::<DescBytes>().read() }),
+            Dialect::Two(_) => Inner::Two(Arc::new(unsafe { there.cast::<DescBytes>().read() })),
             Dialect::Three(three) => {
-                Inner::Three(Owned::new("dnnl_memory_desc_clone", three.dnnl_memory_desc_destroy, |desc| {
+                let desc = Owned::new("dnnl_memory_desc_clone", three.dnnl_memory_desc_destroy, |desc| {
                     // SAFETY: says the caller.
                     unsafe { (three.dnnl_memory_desc_clone)(desc, address) }
-                })?)
+                })?;
+                Inner::Three(Arc::new(desc))
             }
         };
-        Ok(Some(Self(Arc::new(inner))))
+        Ok(Some(Self(inner)))
     }
 
     /// Valid as long as this lives.
     pub(crate) fn address(&self) -> DescAddress {
-        match &*self.0 {
-            Inner::Two(bytes) => ptr::from_ref(bytes).cast(),
+        match &self.0 {
+            Inner::Two(bytes) => Arc::as_ptr(bytes).cast(),
             Inner::Three(desc) => desc.handle,
         }
     }

@@ -65,7 +65,7 @@ fn erf(x: f64) -> f64 {
 
 #[test]
 fn every_activation_with_and_without_bias_and_residual_equals_f64() {
-    for library in libraries().iter().copied() {
+    for library in libraries() {
         for (case, (rows, input, output)) in
             [(1, 1, 1), (1, 300, 70), (65, 33, 600), (130, 128, 17), (64, 64, 512)].into_iter().enumerate()
         {
@@ -102,7 +102,7 @@ fn every_activation_with_and_without_bias_and_residual_equals_f64() {
 
 #[test]
 fn a_row_does_not_depend_on_its_companions_or_its_place() {
-    for library in libraries().iter().copied() {
+    for library in libraries() {
         for (input, output) in [(768, 530), (3072, 70), (50, 9)] {
             let (rows, weight) = (200, random(output * input, 1));
             let map = PackedLinear::new(library, &weight, None, output, input).unwrap();
@@ -198,7 +198,7 @@ fn a_product_of_two_matrices_equals_f64() {
 
 #[test]
 fn many_threads_may_use_one_map() {
-    for library in libraries().iter().copied() {
+    for library in libraries() {
         let (input, output) = (96, 700);
         let map = PackedLinear::new(library, &random(output * input, 1), None, output, input).unwrap();
         let x = random(150 * input, 2);
@@ -215,7 +215,7 @@ fn many_threads_may_use_one_map() {
 
 #[test]
 fn slices_that_do_not_fit_are_refused_by_name_and_length() {
-    for library in libraries().iter().copied() {
+    for library in libraries() {
         let error = PackedLinear::new(library, &[0f32; 7], None, 2, 4).unwrap_err();
         assert_eq!(error, Error::Length { what: "weight", expected: 8, actual: 7 });
         let map = PackedLinear::new(library, &[0f32; 8], None, 2, 4).unwrap();
@@ -232,7 +232,7 @@ fn slices_that_do_not_fit_are_refused_by_name_and_length() {
 
 #[test]
 fn bf16_is_offered_only_with_code_made_for_it() {
-    for library in libraries().iter().copied() {
+    for library in libraries() {
         match library.check_bf16() {
             Ok(()) => assert!(library.has_avx512(), "{library:?}"),
             Err(missing) => assert!(matches!(missing, Missing::Bf16 { .. }), "{missing}"),
