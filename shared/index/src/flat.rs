@@ -7,6 +7,7 @@ use faiss::selector::IdSelector;
 use thicket_engine::{EngineError, Hit, VectorIndex};
 
 use crate::among::Among;
+use crate::native::compare_by_products;
 use crate::order::{compare, dot, ranks_before};
 
 /// Longest vector an index takes.
@@ -66,6 +67,7 @@ impl FaissIndex {
                 format!("{dimension} is not 1 to {MAX_DIMENSION}"),
             ));
         }
+        compare_by_products();
         let inner = FlatIndex::new_ip(dimension as u32)
             .map_err(|cause| EngineError::internal("index creation", cause))?;
         Ok(Self {

@@ -5,6 +5,7 @@
 use std::ffi::CStr;
 use std::fmt;
 use std::path::Path;
+use std::sync::Once;
 
 use faiss::index::autotune::ParameterSpace;
 use faiss::index::io::{read_index, write_index};
@@ -13,6 +14,20 @@ use faiss::{Index, MetricType};
 use thicket_engine::EngineError;
 
 use crate::IndexKind;
+
+/// Queries from which on FAISS compares them with all vectors in one matrix product. Its own limit is 20, below which it
+/// reads every vector once for each query.
+const FEWEST_QUERIES_OF_A_PRODUCT: i32 = 4;
+
+/// Settles, once for the process, from how many queries on flat indexes multiply matrices.
+pub(crate) fn compare_by_products() {
+    static ONCE: Once = Once::new();
+    // SAFETY: sets a number that FAISS reads when a search begins. None has begun: the first flat index calls this while it
+    // is made, and an approximate one stands beside a flat one.
+    ONCE.call_once(|| unsafe {
+        faiss_sys::faiss_set_distance_compute_blas_threshold(FEWEST_QUERIES_OF_A_PRODUCT);
+    });
+}
 
 /// An IVF or HNSW index of FAISS, which names vectors by the order in which they were added.
 pub(crate) struct Native {

@@ -1,5 +1,7 @@
 //! Attention in bf16 on the CPU, its products by oneDNN.
 
+use std::collections::{HashMap, hash_map::Entry};
+
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape};
 use half::bf16;
 use ndarray::{Array2, ArrayView2, Axis, Slice};
@@ -45,6 +47,7 @@ impl CustomOp3 for NarrowAttention {
     ) -> Result<(CpuStorage, Shape)> {
         let Sizes { batch, heads, queries, dim, .. } = self.sizes;
         let (q, k, v) = (Heads::new(q, q_layout)?, Heads::new(k, k_layout)?, Heads::new(v, v_layout)?);
+        let products = self.products()?;
         let blocks = (0..batch * heads)
             .into_par_iter()
             .map_init(Scratch::default, |scratch, index| {
@@ -53,7 +56,7 @@ impl CustomOp3 for NarrowAttention {
                 let (q, k, v) = (q.head(b, h)?, k.head(b, kv_head)?, v.head(b, kv_head)?);
                 let mut block = Array2::from_elem((queries, dim), bf16::ZERO);
                 for part in &self.parts[b] {
-                    self.attend(part, [q, k, v], scratch, &mut block)?;
+                    self.attend(part, &products[&shape(part)], [q, k, v], scratch, &mut block)?;
                 }
                 Ok(block)
             })
@@ -75,27 +78,52 @@ struct Scratch {
     mixed: Vec<f32>,
 }
 
+/// The products of a part: queries by keys, and weights by values.
+struct Products {
+    score: DenseProduct,
+    mix: DenseProduct,
+}
+
+/// Queries and keys of a part, rounded up.
+fn shape(part: &Part) -> (usize, usize) {
+    (part.queries.len().next_multiple_of(QUERIES_STEP), part.keys().next_multiple_of(KEYS_STEP))
+}
+
 impl NarrowAttention {
+    /// Those of all parts, looked up once: the heads share them.
+    fn products(&self) -> Result<HashMap<(usize, usize), Products>> {
+        let dim = self.sizes.dim;
+        let made = |rows, inner, columns, transposed| {
+            DenseProduct::new(self.library, rows, inner, columns, transposed).map_err(Error::wrap)
+        };
+        let mut products = HashMap::new();
+        for (rows, keys) in self.parts.iter().flatten().map(shape) {
+            if let Entry::Vacant(place) = products.entry((rows, keys)) {
+                let score = made(rows, dim, keys, true)?;
+                place.insert(Products { score, mix: made(rows, keys, dim, false)? });
+            }
+        }
+        Ok(products)
+    }
+
     /// Writes the part's rows of one head.
     fn attend(
         &self,
         part: &Part,
+        products: &Products,
         [q, k, v]: [ArrayView2<'_, bf16>; 3],
         scratch: &mut Scratch,
         block: &mut Array2<bf16>,
     ) -> Result<()> {
         let dim = self.sizes.dim;
         let count = part.queries.len();
-        let rows = count.next_multiple_of(QUERIES_STEP);
-        let keys = part.keys().next_multiple_of(KEYS_STEP);
-        let score = DenseProduct::new(self.library, rows, dim, keys, true).map_err(Error::wrap)?;
-        let mix = DenseProduct::new(self.library, rows, keys, dim, false).map_err(Error::wrap)?;
+        let (rows, keys) = shape(part);
         gather(&mut scratch.q, rows, [(q, part.queries.clone())]);
         let seen = [0..part.shared, part.own.clone()];
         gather(&mut scratch.k, keys, seen.clone().map(|range| (k, range)));
         gather(&mut scratch.v, keys, seen.map(|range| (v, range)));
         scratch.scores.resize(rows * keys, 0.0);
-        score.run(&scratch.q, &scratch.k, &mut scratch.scores).map_err(Error::wrap)?;
+        products.score.run(&scratch.q, &scratch.k, &mut scratch.scores).map_err(Error::wrap)?;
         // Rows beyond the queries are multiplied and not looked at, so they may hold what they held.
         scratch.weights.resize(rows * keys, bf16::ZERO);
         scratch.sums.clear();
@@ -104,7 +132,7 @@ impl NarrowAttention {
             scratch.sums.push(weigh(scores, part.visible(query), self.scale, weights));
         }
         scratch.mixed.resize(rows * dim, 0.0);
-        mix.run(&scratch.weights, &scratch.v, &mut scratch.mixed).map_err(Error::wrap)?;
+        products.mix.run(&scratch.weights, &scratch.v, &mut scratch.mixed).map_err(Error::wrap)?;
         let mut target = block.slice_axis_mut(Axis(0), Slice::from(part.queries.clone()));
         let mixed = scratch.mixed.chunks_exact(dim).zip(&scratch.sums);
         for (mut target, (mixed, sum)) in target.rows_mut().into_iter().zip(mixed) {
