@@ -3,7 +3,9 @@
 
 Three things are timed, through gRPC on our side and in this process on the others:
 
-- `prefill` and `prefill and decode`: one merged text from a prompt of some hundred tokens, of 1 and of 33 tokens;
+- `prefill` and `prefill and decode`: a merged text from a prompt of some hundred tokens, of 1 and of 33 tokens, 1, 8 and 32
+  different ones at a time (the first token alone is the time to the first token);
+- `describe, first token` and `describe`: 1 and 33 tokens about 1, 8 and 32 images at a time, each seen for the first time;
 - `locate`: is this the person? about 1, 8 and 32 images at a time, each seen for the first time;
 - `second question`: another caption about an image that has been asked about, against the first.
 
@@ -13,6 +15,7 @@ Before anything is timed, the tokens and the probabilities of Yes of all sides a
 import concurrent.futures
 import copy
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -30,6 +33,7 @@ sys.path.insert(0, str(ROOT / "tests/golden/qwen"))
 
 CAPTION = "a a are are a helpful are a"
 ANSWERS = ["a are helpful assistant a are " * 3] * 8
+KINDS = ["locate", "describe", "aggregate"]
 SHORT, LONG = 1, 33
 # How far a probability of Yes may be from that of transformers in f32. The weights of Yes and No are blown up, and with them
 # what bf16 rounds away.
@@ -176,48 +180,94 @@ class LlamaCpp:
         return made
 
 
-def text_of(options, services, peers, llama):
-    """One text merged, of 1 and of 33 tokens."""
+def decoded(results, prefill, whole, name):
+    """Adds what the tokens after the first took."""
+    rest = lambda side: [  # noqa: E731
+        long - short for long, short in zip(results[whole][side]["runs_s"], results[prefill][side]["runs_s"])
+    ]
+    sides = [side for side, row in results[prefill].items() if isinstance(row, dict)]
+    results[name] = compared({side: rest(side) for side in sides}, "thicket", LONG - SHORT)
+
+
+def printed(name, row):
+    print(name, {side: part.get("times_as_fast_as_it") for side, part in row.items() if isinstance(part, dict)}, flush=True)
+
+
+def generated(peer, inputs, tokens):
+    made = peer.generate(inputs, tokens).sequences[:, inputs["input_ids"].shape[1] :]
+    return peer.processor.batch_decode(made, skip_special_tokens=True)
+
+
+def aggregate(options, services, peers, llama):
+    """Texts merged, of 1 and of 33 tokens."""
     from thicket.v1 import answer_pb2
 
-    request = answer_pb2.AggregateRequest(text=CAPTION, answers=ANSWERS)
-    prompt = options.aggregate.replace("{{ subtexts }}", str([CAPTION, *ANSWERS]))
     results = {}
-    for tokens, service in services.items():
-        merged = service.stub.Aggregate(request, timeout=600)
-        expected = None
-        for peer in peers.values():
-            inputs = peer.inputs([prompt])
-            made = peer.generate(inputs, tokens).sequences[0, inputs["input_ids"].shape[1] :].tolist()
-            if peer.dtype == torch.float32:
-                expected = peer.processor.tokenizer.decode(made, skip_special_tokens=True)
-        if merged.text != expected:
-            raise SystemExit(f"{tokens} tokens: {merged.text!r} here, {expected!r} in transformers")
-        prepared = {name: peer.inputs([prompt]) for name, peer in peers.items()}
-        sides = {"thicket": lambda: service.stub.Aggregate(request, timeout=600)}
-        for name, peer in peers.items():
-            sides[name] = lambda peer=peer, name=name: peer.generate(prepared[name], tokens)
-        if llama:
-            ids = prepared[next(iter(prepared))]["input_ids"][0].tolist()
-            sides["llama.cpp bf16"] = lambda: llama.generate(ids, tokens)
-        name = "prefill" if tokens == SHORT else "prefill and decode"
-        seconds = in_turn(sides, options.rounds)
-        length = prepared[next(iter(prepared))]["input_ids"].shape[1]
-        results[name] = {"prompt tokens": length, "new tokens": tokens, **compared(seconds, "thicket")}
-        print(name, {key: row.get("times_as_fast_as_it") for key, row in results[name].items() if isinstance(row, dict)})
-    decode = lambda side: [  # noqa: E731
-        long - short for long, short in zip(results["prefill and decode"][side]["runs_s"], results["prefill"][side]["runs_s"])
-    ]
-    sides = [side for side, row in results["prefill"].items() if isinstance(row, dict)]
-    results["decode"] = compared({side: decode(side) for side in sides}, "thicket", LONG - SHORT)
+    for batch in options.batches:
+        texts = [CAPTION + " a are"[: 2 * (number % 4)] + " helpful" * (number // 4) for number in range(batch)]
+        requests = [answer_pb2.AggregateRequest(text=text, answers=ANSWERS) for text in texts]
+        prompts = [options.aggregate.replace("{{ subtexts }}", str([text, *ANSWERS])) for text in texts]
+        end = f", {batch} at a time" if batch > 1 else ""
+        names = {SHORT: "prefill" + end, LONG: "prefill and decode" + end}
+        with concurrent.futures.ThreadPoolExecutor(batch) as pool:
+            for tokens, service in services.items():
+                ours = lambda service=service: list(  # noqa: E731
+                    pool.map(lambda request: service.stub.Aggregate(request, timeout=600).text, requests)
+                )
+                prepared = {name: peer.inputs(prompts) for name, peer in peers.items()}
+                for name, peer in peers.items():
+                    theirs = generated(peer, prepared[name], tokens)
+                    if peer.dtype == torch.float32 and theirs != ours():
+                        raise SystemExit(f"{tokens} tokens: {ours()!r} here, {theirs!r} in transformers")
+                sides = {"thicket": ours}
+                for name, peer in peers.items():
+                    sides[name] = lambda peer=peer, name=name, tokens=tokens: peer.generate(prepared[name], tokens)
+                if llama:
+                    alone = [peers["transformers f32"].inputs([prompt])["input_ids"][0].tolist() for prompt in prompts]
+                    sides["llama.cpp bf16"] = lambda tokens=tokens: [llama.generate(ids, tokens) for ids in alone]
+                length = prepared["transformers f32"]["input_ids"].shape[1]
+                row = compared(in_turn(sides, options.rounds), "thicket", batch)
+                results[names[tokens]] = {"prompt tokens": length, "new tokens": tokens, **row}
+                printed(names[tokens], row)
+        decoded(results, names[SHORT], names[LONG], "decode" + end)
     return results
 
 
-def locate(options, service, peers):
+def describe(options, services, peers, fresh):
+    """Descriptions of images, of 1 and of 33 tokens."""
+    from thicket.v1 import answer_pb2
+
+    results = {}
+    for batch in options.batches:
+        end = f", {batch} at a time"
+        names = {SHORT: "describe, first token" + end, LONG: "describe" + end}
+        with concurrent.futures.ThreadPoolExecutor(batch) as pool:
+            pictures = lambda batch=batch: [picture(next(fresh)) for _ in range(batch)]  # noqa: E731
+            for tokens, service in services.items():
+                ask = lambda image, service=service: service.stub.Describe(  # noqa: E731
+                    answer_pb2.DescribeRequest(image=encoded(image)), timeout=600
+                )
+                sample = pictures()
+                ours = [answer.raw_text for answer in pool.map(ask, sample)]
+                peer = peers["transformers f32"]
+                theirs = generated(peer, peer.inputs([options.describe] * batch, sample), tokens)
+                if options.dtype == "f32" and ours != theirs:
+                    raise SystemExit(f"{tokens} tokens: {ours!r} here, {theirs!r} in transformers")
+                sides = {"thicket": lambda ask=ask: list(pool.map(ask, pictures()))}
+                for name, peer in peers.items():
+                    sides[name] = lambda peer=peer, tokens=tokens: peer.generate(
+                        peer.inputs([options.describe] * batch, pictures()), tokens
+                    )
+                row = compared(in_turn(sides, options.rounds), "thicket", batch)
+                results[names[tokens]] = {"new tokens": tokens, "equal texts": float(np.mean(np.equal(ours, theirs))), **row}
+                printed(names[tokens], row)
+    return results
+
+
+def locate(options, service, peers, fresh):
     """First questions about images, and a second one about each."""
     from thicket.v1 import answer_pb2
 
-    fresh = iter(range(10**9))
     results = {}
     ask = lambda image, text: service.stub.Locate(  # noqa: E731
         answer_pb2.LocateRequest(image=encoded(image), text=text), timeout=600
@@ -242,7 +292,7 @@ def locate(options, service, peers):
                 )
             seconds = in_turn(sides, options.rounds)
             results[f"locate, {batch} at a time"] = compared(seconds, "thicket", batch)
-            print(batch, {key: row.get("times_as_fast_as_it") for key, row in results[f"locate, {batch} at a time"].items()})
+            printed(f"locate, {batch} at a time", results[f"locate, {batch} at a time"])
     firsts, seconds = [], []
     for _ in range(options.rounds):
         image = picture(next(fresh))
@@ -262,6 +312,7 @@ def main():
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="questions at a time")
+    parser.add_argument("--kinds", choices=KINDS, nargs="+", default=KINDS, help="questions that are timed")
     parser.add_argument("--without-llama", action="store_true")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
     parser.add_argument("--dtype", choices=["bf16", "f32"], help="type of the answer service; the fastest here unless given")
@@ -280,8 +331,8 @@ def main():
         )
         speak_up(folder)
         prompts = tomllib.loads((ROOT / "models/sample-answer/prompts.toml").read_text())
-        options.locate, options.aggregate = (
-            prompts[name]["template"].removesuffix("\n") for name in ("locate", "aggregate")
+        options.locate, options.describe, options.aggregate = (
+            prompts[name]["template"].removesuffix("\n") for name in KINDS
         )
         (folder / "prompts.toml").write_text((ROOT / "models/sample-answer/prompts.toml").read_text())
         model, processor = base_model(folder), processor_of(folder)
@@ -296,9 +347,15 @@ def main():
             for service in (short, long):
                 service.stub = answer_pb2_grpc.AnswerServiceStub(service.channel)
             results = {name: getattr(options, name) for name in ("layers", "blocks", "device", "dtype")}
-            results |= text_of(options, {SHORT: short, LONG: long}, peers, llama)
-            save(options.out, "answers", results)
-            save(options.out, "answers", results | locate(options, short, peers))
+            services, fresh = {SHORT: short, LONG: long}, itertools.count()
+            parts = {
+                "aggregate": lambda: aggregate(options, services, peers, llama),
+                "locate": lambda: locate(options, short, peers, fresh),
+                "describe": lambda: describe(options, services, peers, fresh),
+            }
+            for kind in options.kinds:
+                results |= parts[kind]()
+                save(options.out, "answers", results)
 
 
 if __name__ == "__main__":

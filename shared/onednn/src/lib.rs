@@ -12,6 +12,7 @@ mod desc;
 mod error;
 mod library;
 mod linear;
+mod panels;
 mod primitive;
 mod tiles;
 

@@ -8,6 +8,7 @@ use crate::{
     Error, Library,
     api::{ARG_BIAS, ARG_RESULT, ARG_SOURCE, ARG_WEIGHTS, TYPE_BF16, TYPE_F32},
     desc::{MemoryDesc, Order},
+    panels::Panels,
     primitive::{Followers, Primitive, Stream},
     tiles,
 };
@@ -21,6 +22,11 @@ const SLICE: usize = 512;
 const SLICES: usize = 8;
 /// Outputs that the library keeps together in a weight, as far as is known.
 const TOGETHER: usize = 64;
+
+/// Most rows that are multiplied without the library, where its order is known.
+const FEW: usize = 6;
+/// Panels that a thread multiplies at the least before another one may take over.
+const FEWEST_PANELS: usize = 4;
 
 /// What follows a linear map.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -41,6 +47,16 @@ pub enum Activation {
 impl Activation {
     /// Every one.
     pub const ALL: [Self; 5] = [Self::None, Self::QuickGelu, Self::Silu, Self::GeluErf, Self::GeluTanh];
+
+    /// The function, where the library is not needed for it.
+    fn function(self) -> Option<fn(f32) -> f32> {
+        match self {
+            Self::None => Some(|x| x),
+            Self::QuickGelu => Some(|x| x / (1.0 + (-1.702 * x).exp())),
+            Self::Silu => Some(|x| x / (1.0 + (-x).exp())),
+            Self::GeluErf | Self::GeluTanh => None,
+        }
+    }
 }
 
 /// A type of inputs, weights or results: f32 or bf16.
@@ -50,17 +66,51 @@ impl Value for f32 {}
 impl Value for bf16 {}
 
 mod sealed {
-    pub trait Sealed {
+    use half::bf16;
+
+    pub trait Sealed: Sized {
         /// `dnnl_data_type_t`
         const TYPE: std::ffi::c_int;
+
+        fn wide(self) -> f32;
+
+        /// The nearest one.
+        fn narrow(value: f32) -> Self;
+
+        /// The values themselves, where they are bf16.
+        fn bf16(values: &[Self]) -> Option<&[bf16]>;
     }
 
     impl Sealed for f32 {
         const TYPE: std::ffi::c_int = crate::api::TYPE_F32;
+
+        fn wide(self) -> f32 {
+            self
+        }
+
+        fn narrow(value: f32) -> Self {
+            value
+        }
+
+        fn bf16(_: &[Self]) -> Option<&[bf16]> {
+            None
+        }
     }
 
-    impl Sealed for half::bf16 {
+    impl Sealed for bf16 {
         const TYPE: std::ffi::c_int = crate::api::TYPE_BF16;
+
+        fn wide(self) -> f32 {
+            self.to_f32()
+        }
+
+        fn narrow(value: f32) -> Self {
+            Self::from_f32(value)
+        }
+
+        fn bf16(values: &[Self]) -> Option<&[bf16]> {
+            Some(values)
+        }
     }
 }
 
@@ -79,6 +129,8 @@ pub struct PackedLinear<T> {
     bias: Option<Vec<f32>>,
     input: usize,
     output: usize,
+    /// How few rows can be multiplied without the library, in bf16.
+    panels: Option<Panels>,
     /// One for each shape and recipe that was asked for; there are few.
     products: Mutex<HashMap<Recipe, Arc<Product>>>,
     inputs: std::marker::PhantomData<T>,
@@ -140,6 +192,7 @@ impl<T: Value> PackedLinear<T> {
             weights: Vec::new(),
             orders: Vec::new(),
             slices: None,
+            panels: None,
             bias: bias.map(<[f32]>::to_vec),
             input,
             output,
@@ -150,6 +203,7 @@ impl<T: Value> PackedLinear<T> {
         map.weights = map.pack(weight, &order)?;
         map.orders.push((output, order));
         map.cut(weight)?;
+        map.panels = T::bf16(weight).and_then(|weight| Panels::of(map.packed_bf16(), weight, input));
         Ok(map)
     }
 
@@ -272,6 +326,11 @@ impl<T: Value> PackedLinear<T> {
         let rows = x.len() / input;
         length("x", x.len(), rows * input)?;
         length("residual", residual.map_or(rows * output, <[R]>::len), rows * output)?;
+        if let (Some(panels), Some(x), true, Some(activate)) =
+            (self.panels, T::bf16(x), (1..=FEW).contains(&rows), activation.function())
+        {
+            return Ok(self.few_rows(panels, x, activate, residual));
+        }
         let followers = Followers { activation, sum: residual.is_some() };
         let slice = self.slices.map_or(output, |slices| slices.outputs);
         let tiles = if T::TYPE == TYPE_BF16 {
@@ -324,6 +383,50 @@ impl<T: Value> PackedLinear<T> {
         // SAFETY: the tiles are all of the result, and every one was written.
         unsafe { y.set_len(rows * output) };
         Ok(y)
+    }
+
+    /// [`Self::forward`] of few rows, without the library.
+    fn few_rows<R: Value>(
+        &self,
+        panels: Panels,
+        x: &[bf16],
+        activate: fn(f32) -> f32,
+        residual: Option<&[R]>,
+    ) -> Vec<R> {
+        let (output, input) = (self.output, self.input);
+        let rows = x.len() / input;
+        let x: Vec<f32> = x.iter().map(|value| value.to_f32()).collect();
+        let mut y = Vec::with_capacity(rows * output);
+        let result = Target { start: y.as_mut_ptr(), rows, width: output };
+        let width = panels.width();
+        let packed = self.packed_bf16().par_chunks(panels.values());
+        packed.enumerate().with_min_len(FEWEST_PANELS).for_each_init(Vec::new, |sums, (panel, weights)| {
+            panels.multiply(weights, &x, input, sums);
+            let outputs = panel * width..((panel + 1) * width).min(output);
+            for (row, sums) in sums.chunks_exact(width).enumerate() {
+                // SAFETY: panels do not overlap.
+                let y = unsafe { result.part(row, outputs.clone()) };
+                for ((place, output), sum) in y.iter_mut().zip(outputs.clone()).zip(sums) {
+                    let value = activate(sum + self.bias.as_ref().map_or(0.0, |bias| bias[output]));
+                    let before = residual.map_or(0.0, |residual| residual[row * self.output + output].wide());
+                    place.write(R::narrow(value + before));
+                }
+            }
+        });
+        // SAFETY: the panels are all of the outputs, and every one was written for each row.
+        unsafe { y.set_len(rows * output) };
+        y
+    }
+
+    /// The packed weight, as values.
+    fn packed_bf16(&self) -> &[bf16] {
+        // SAFETY: lines are plain bytes without gaps, and aligned to more than a value; any bits are one.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.weights.as_ptr().cast(),
+                size_of_val(self.weights.as_slice()) / size_of::<bf16>(),
+            )
+        }
     }
 
     /// Multiplies the rows of `x`, as many as the product has, by some outputs of the weight.
