@@ -1,19 +1,13 @@
-use std::time::Duration;
-
-use etcd_client::{
-    Compare, CompareOp, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp, TxnOpResponse,
-};
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::Instant;
 
 use crate::config::EtcdConfig;
+use crate::held_lease::HeldLease;
 use crate::link::Connectivity;
 use crate::registration::Standing;
 use crate::session::{Dialer, Session, SessionError};
 use crate::{Member, MemberError};
-
-/// A lease is renewed so many times in its life.
-const RENEWALS: u32 = 3;
 
 /// What the owner of a registration wants of it.
 #[derive(Debug, Clone)]
@@ -49,14 +43,14 @@ pub(crate) async fn keep(
     standing: watch::Sender<Standing>,
     mut link: Connectivity,
 ) {
-    let limit = config.timing.request.min(config.lease_ttl / RENEWALS);
+    let limit = config.timing.request.min(HeldLease::longest_wait(config.lease_ttl));
     let mut dialer = Dialer::new(config.clone(), limit);
     let key = {
         let member = &wanted.borrow().member;
         config.prefix.member(member.role, &member.instance)
     };
-    let mut keeper =
-        Keeper { key, ttl: config.lease_ttl, wanted, standing, lease: None, ours: Vec::new(), placed: false };
+    let lease = HeldLease::new(config.lease_ttl);
+    let mut keeper = Keeper { key, wanted, standing, lease, ours: Vec::new(), placed: false };
     loop {
         let began = Instant::now();
         let ended = match dialer.dial().await {
@@ -64,6 +58,9 @@ pub(crate) async fn keep(
             Err(error) => Err(error),
         };
         let Err(error) = ended else { return };
+        if matches!(error, SessionError::LeaseLost { .. }) {
+            keeper.lost();
+        }
         link.failed(&error.to_string());
         let was_closing = keeper.wanted.borrow().closing;
         tokio::select! {
@@ -76,12 +73,9 @@ pub(crate) async fn keep(
 /// A registration over all its sessions.
 struct Keeper {
     key: String,
-    /// Of the lease: what was asked for, then what was granted.
-    ttl: Duration,
     wanted: watch::Receiver<Wanted>,
     standing: watch::Sender<Standing>,
-    /// The lease held, as far as is known. It outlives a session, because another endpoint can renew it.
-    lease: Option<i64>,
+    lease: HeldLease,
     /// Every lease that the key may be under where it was this process that put it: the one held, and those before it
     /// until the key is known to be under this one.
     ours: Vec<i64>,
@@ -92,19 +86,19 @@ struct Keeper {
 impl Keeper {
     /// Holds the lease and the key until the session fails, or well until the registration is closed.
     async fn hold(&mut self, session: &Session, link: &mut Connectivity) -> Result<(), SessionError> {
-        if self.lease.is_none() && self.wanted.borrow().closing {
+        if self.lease.id().is_none() && self.wanted.borrow().closing {
             self.stand(Standing::Closed);
             return Ok(());
         }
-        let lease = self.lease(session).await?;
-        let (mut renewals, mut answers) = self.renewals(session, lease).await?;
-        let mut ticks = interval(self.ttl / RENEWALS);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks.reset();
+        let lease = self.lease.take(session).await?;
+        if !self.ours.contains(&lease) {
+            self.ours.push(lease);
+        }
+        let mut renewals = self.lease.renewals(session).await?;
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             if wanted.closing {
-                return self.leave(session, lease).await;
+                return self.leave(session).await;
             }
             self.place(session, lease, &wanted).await?;
             link.up(&session.endpoint);
@@ -115,62 +109,16 @@ impl Keeper {
                         return Ok(());
                     }
                 }
-                _ = ticks.tick() => self.renew(session, &mut renewals, &mut answers).await?,
+                () = renewals.due() => self.lease.renew(session, &mut renewals).await?,
             }
         }
     }
 
-    /// The lease held, or a new one.
-    async fn lease(&mut self, session: &Session) -> Result<i64, SessionError> {
-        if let Some(lease) = self.lease {
-            return Ok(lease);
-        }
-        let seconds = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
-        let mut client = session.client.lease_client();
-        let granted = session.answer("grant a lease", client.grant(seconds, None)).await?;
-        // etcd may grant more than it was asked for, and never less.
-        self.ttl = self.ttl.max(Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or_default()));
-        self.lease = Some(granted.id());
-        self.ours.push(granted.id());
-        Ok(granted.id())
-    }
-
-    /// Begins to renew the lease, and renews it once.
-    async fn renewals(
-        &mut self,
-        session: &Session,
-        lease: i64,
-    ) -> Result<(LeaseKeeper, LeaseKeepAliveStream), SessionError> {
-        let mut client = session.client.lease_client();
-        match timeout(session.limit, client.keep_alive(lease)).await {
-            // The client says so where etcd does not know the lease.
-            Ok(Err(etcd_client::Error::LeaseKeepAliveError(_))) => Err(self.lost(session)),
-            Ok(answer) => session.answer("renew the lease", std::future::ready(answer)).await,
-            Err(_) => Err(session.timed_out("renew the lease")),
-        }
-    }
-
-    async fn renew(
-        &mut self,
-        session: &Session,
-        renewals: &mut LeaseKeeper,
-        answers: &mut LeaseKeepAliveStream,
-    ) -> Result<(), SessionError> {
-        session.answer("renew the lease", renewals.keep_alive()).await?;
-        match session.answer("renew the lease", answers.message()).await? {
-            Some(answer) if answer.ttl() > 0 => Ok(()),
-            Some(_) => Err(self.lost(session)),
-            None => Err(session.error("renew the lease", "etcd ended the stream")),
-        }
-    }
-
-    fn lost(&mut self, session: &Session) -> SessionError {
+    fn lost(&self) {
         tracing::warn!(key = self.key, "the lease of the registration was lost, another is taken");
-        self.lease = None;
         if *self.standing.borrow() != Standing::Withdrawn {
             self.stand(Standing::Waiting);
         }
-        session.lease_lost()
     }
 
     /// Makes etcd say what is wanted, and knows afterwards whether it does.
@@ -254,12 +202,10 @@ impl Keeper {
         Ok(())
     }
 
-    async fn leave(&mut self, session: &Session, lease: i64) -> Result<(), SessionError> {
+    async fn leave(&mut self, session: &Session) -> Result<(), SessionError> {
         // With access control etcd revokes a lease only where its caller may write the keys under it.
         self.delete(session).await?;
-        let mut client = session.client.lease_client();
-        session.answer("give the lease back", client.revoke(lease)).await?;
-        self.lease = None;
+        self.lease.give_back(session).await?;
         self.stand(Standing::Closed);
         Ok(())
     }

@@ -29,6 +29,7 @@ mod backoff;
 mod config;
 mod directory;
 mod follow;
+mod held_lease;
 mod keys;
 mod lease;
 mod link;
@@ -56,8 +57,9 @@ pub use registration::{Registration, Standing};
 pub use registrations::MAX_REGISTRATIONS;
 pub use resolve::RESOLVE_INTERVAL;
 
-/// Connections to etcd, for what else is kept there.
+/// Connections to etcd and what is held there, for what else is kept there.
 pub mod etcd {
+    pub use crate::held_lease::{HeldLease, Renewals};
     pub use crate::session::{Dialer, Session, SessionError};
     pub use crate::thread::Thread;
 }
