@@ -9,6 +9,8 @@ use thicket_proto::v1::Timing;
 use thicket_runtime::{Call, Done, Fault, ImageDecoder, Replicas};
 use thicket_telemetry::{code_name, instruments, names};
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::field::Empty;
+use tracing::{Instrument, info_span};
 
 use crate::adapters::{Adapters, missing};
 use crate::engine::{Engine, Job, Question, Reply};
@@ -163,9 +165,12 @@ impl Session<'_> {
         let prompt = Prompt { image, text, adapter: self.adapter.clone() };
         let _memory = picture.map(|picture| picture.memory.clone());
         let job = Job::Question(Question { prompt, ask, kind, since: started, _memory });
-        let result = self.model.workers.submit(job, self.call.deadline()).await;
+        // The model's thread knows no spans: this one says how long it took, and how long the question waited for it.
+        let span = info_span!("question", ?kind, queued_ns = Empty, inference_ns = Empty);
+        let result = self.model.workers.submit(job, self.call.deadline()).instrument(span.clone()).await;
         self.record(started, result.as_ref());
         let Done { output, queued, ran } = result?;
+        span.record("queued_ns", nanoseconds(queued)).record("inference_ns", nanoseconds(ran));
         let (prompt_tokens, output_tokens) = tokens(&output);
         self.timing.queue_ns += nanoseconds(queued);
         self.timing.inference_ns += nanoseconds(ran);

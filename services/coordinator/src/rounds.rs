@@ -10,7 +10,7 @@ use thicket_runtime::Fault;
 use thicket_telemetry::{instruments, names};
 use thicket_thi::{Answer, Question};
 use thicket_upstream::Turn;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, Span, info_span};
 
 use crate::clients::{CallClients, Image};
 use crate::placing::id;
@@ -93,6 +93,8 @@ pub(crate) struct Looked {
 #[derive(Debug)]
 struct Open {
     question: Question<usize>,
+    /// The round's, which everything that is done for the question is below.
+    span: Span,
     turn: Turn,
     stage: Stage,
 }
@@ -102,43 +104,53 @@ struct Open {
 pub(crate) struct Rounds {
     subject: Subject,
     ask_ahead: usize,
+    /// The search's, which every round's is below, whichever round's turn it is when it begins.
+    span: Span,
     open: BTreeMap<usize, Open>,
     /// Of the last turn: the questions that may still matter, its own first.
     matter: Vec<Question<usize>>,
 }
 
 impl Rounds {
-    /// At most `ask_ahead` rounds after the one whose turn it is are asked ahead.
+    /// At most `ask_ahead` rounds after the one whose turn it is are asked ahead. The current span is the search's.
     pub(crate) fn new(subject: Subject, ask_ahead: usize) -> Self {
-        Self { subject, ask_ahead, open: BTreeMap::new(), matter: Vec::new() }
+        Self { subject, ask_ahead, span: Span::current(), open: BTreeMap::new(), matter: Vec::new() }
     }
 
     pub(crate) fn subject(&self) -> &Subject {
         &self.subject
     }
 
-    /// It is the turn of the first of the questions that may still matter, in the order of their rounds.
-    pub(crate) fn turn(&mut self, matter: Vec<Question<usize>>) {
+    /// It is the turn of the first of the questions that may still matter, in the order of their rounds. Gives the span of
+    /// its round.
+    pub(crate) fn turn(&mut self, matter: Vec<Question<usize>>) -> Span {
         self.matter = matter;
-        let Some(question) = self.matter.first().copied() else { return };
-        match self.open.get(&question.round) {
-            Some(Open {
-                turn,
-                stage: Stage::Fetching(_) | Stage::Asking { .. } | Stage::Answered(_),
-                ..
-            }) => {
-                turn.come();
-                count("used");
-            }
+        let Some(question) = self.matter.first().copied() else { return Span::none() };
+        let known = self.open.get(&question.round).map(|open| (open.span.clone(), &open.stage));
+        let (span, is_open) = match known {
             // What failed when nobody waited for it is no reason to fail now.
-            Some(Open { stage: Stage::Failed(_), .. }) | None => {
-                let turn = Turn::default();
-                turn.come();
-                let stage = Stage::Fetching(self.subject.fetch(&question));
-                self.open.insert(question.round, Open { question, turn, stage });
-            }
+            Some((span, stage)) => (span, !matches!(stage, Stage::Failed(_))),
+            None => (self.span_of(&question, false), false),
+        };
+        if is_open {
+            count("used");
+        } else {
+            self.begin(question, span.clone());
+        }
+        if let Some(open) = self.open.get(&question.round) {
+            open.turn.come();
         }
         self.plan();
+        span
+    }
+
+    fn begin(&mut self, question: Question<usize>, span: Span) {
+        let stage = Stage::Fetching(in_span(&span, self.subject.fetch(&question)));
+        self.open.insert(question.round, Open { question, span, turn: Turn::default(), stage });
+    }
+
+    fn span_of(&self, question: &Question<usize>, ahead: bool) -> Span {
+        info_span!(parent: &self.span, "round", round = question.round, ahead, answer = tracing::field::Empty)
     }
 
     /// Whether the candidate whose turn it is has an image to look at.
@@ -202,7 +214,7 @@ impl Rounds {
         for (round, open) in &mut self.open {
             let mut has_moved = false;
             // A question whose image has come is sent before anything else is planned: its replica is not idle any more.
-            while let Poll::Ready(next) = open.step(&self.subject, *round == own, context) {
+            while let Poll::Ready(next) = open.step(&self.subject, context) {
                 has_moved = true;
                 open.stage = next.unwrap_or_else(|fault| {
                     if *round != own {
@@ -254,8 +266,8 @@ impl Rounds {
         let promised = self.open.values().filter(is_fetching).count();
         let idle = self.subject.clients.idle_answerers().saturating_sub(promised);
         for question in missing.into_iter().take(idle) {
-            let stage = Stage::Fetching(in_span(question.round, false, self.subject.fetch(&question)));
-            self.open.insert(question.round, Open { question, turn: Turn::default(), stage });
+            let span = self.span_of(&question, true);
+            self.begin(question, span);
         }
     }
 
@@ -269,16 +281,11 @@ impl Rounds {
 
 impl Open {
     /// The next stage, once it is reached; there is none after an answer or a failure.
-    fn step(
-        &mut self,
-        subject: &Subject,
-        is_own: bool,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Stage, Fault>> {
+    fn step(&mut self, subject: &Subject, context: &mut Context<'_>) -> Poll<Result<Stage, Fault>> {
         match &mut self.stage {
             Stage::Fetching(work) => work.as_mut().poll(context).map_ok(|image| {
                 let work = subject.locate(&self.question, image.clone(), &self.turn);
-                Stage::Asking { image, work: in_span(self.question.round, is_own, work) }
+                Stage::Asking { image, work: in_span(&self.span, work) }
             }),
             Stage::Asking { image, work } => work
                 .as_mut()
@@ -307,9 +314,8 @@ impl Drop for Rounds {
     }
 }
 
-/// Work of the question whose turn it is belongs to the span that is open anyway.
-fn in_span<T: 'static>(round: usize, is_own: bool, work: Work<T>) -> Work<T> {
-    if is_own { work } else { Box::pin(work.instrument(info_span!("ahead", round))) }
+fn in_span<T: 'static>(span: &Span, work: Work<T>) -> Work<T> {
+    Box::pin(work.instrument(span.clone()))
 }
 
 fn count(outcome: &'static str) {

@@ -12,7 +12,7 @@ use thicket_proto::v1::{
 use thicket_runtime::{Fault, check_text};
 use thicket_telemetry::{instruments, names};
 use thicket_thi::fusion::{forced_score, mix_queries};
-use thicket_thi::{Answer, Candidate, Class, Interaction, Outcome, Question, Refinement, Step};
+use thicket_thi::{Answer, Candidate, Class, Interaction, Outcome, Refinement, Step};
 use tracing::{Instrument, info_span};
 
 use crate::clients::{CallClients, Embedded, Image};
@@ -93,9 +93,9 @@ impl Search {
             match interaction.step() {
                 Step::Ask(question) => {
                     let candidate = &candidates[question.candidate];
-                    let span = info_span!("round", round = question.round, answer = tracing::field::Empty);
-                    let matter = interaction.ahead(usize::MAX);
-                    let answer = self.ask(&mut rounds, matter, candidate).instrument(span).await?;
+                    let round = u32::try_from(question.round).unwrap_or(u32::MAX);
+                    let span = rounds.turn(interaction.ahead(usize::MAX));
+                    let answer = self.ask(&mut rounds, round, candidate).instrument(span).await?;
                     interaction.answer(question.round, answer).map_err(Fault::internal)?;
                 }
                 Step::Refine { round, anchor } => {
@@ -137,16 +137,9 @@ impl Search {
         }
     }
 
-    /// Asks the first of the questions that may still matter: whether the text describes the candidate. One that cannot be
-    /// looked at counts as an unusable answer.
-    async fn ask(
-        &mut self,
-        rounds: &mut Rounds,
-        matter: Vec<Question<usize>>,
-        candidate: &Hit,
-    ) -> Result<Answer, Fault> {
-        let round = matter.first().map_or(0, |question| u32::try_from(question.round).unwrap_or(u32::MAX));
-        rounds.turn(matter);
+    /// Asks the question whose turn it is: whether the text describes the candidate. One that cannot be looked at counts as
+    /// an unusable answer.
+    async fn ask(&mut self, rounds: &mut Rounds, round: u32, candidate: &Hit) -> Result<Answer, Fault> {
         if rounds.has_image().await? {
             let asked = QuestionAsked { round, candidate: Some(candidate.clone()) };
             rounds.beside(self.emit(Event::QuestionAsked(asked))).await?;

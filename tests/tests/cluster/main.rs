@@ -7,3 +7,4 @@ mod overload;
 mod person_search;
 mod processes;
 mod quantization;
+mod trace;
