@@ -3,16 +3,14 @@ use std::path::{Path, PathBuf};
 use thicket_discovery::{Address, AddressError, DiscoveryArgs, StaticPeer};
 use thicket_runtime::{Failure, Role, RoleArgs, RoleConfig};
 use thicket_telemetry::TelemetryArgs;
-use thicket_thi::{
-    DEFAULT_LAMBDA, DEFAULT_ROUNDS, DEFAULT_XI, DEFAULT_YES_THRESHOLD, Settings, SettingsError,
-};
+use thicket_thi::{Settings, SettingsError};
 
-use crate::{Calling, CallingArgs};
-use crate::{JobArgs, JobConfig};
+use crate::{Calling, CallingArgs, DEFAULT_JOB_QUERIES, JobArgs, JobConfig};
 
 /// Searches and ingests served at a time where nothing else is said.
 pub const DEFAULT_MAX_CALLS: usize = 256;
 const MOST_CALLS: usize = 1 << 20;
+const MOST_JOB_QUERIES: usize = 4_096;
 
 /// Command line of `thicket-coordinator`; every flag is also an environment variable.
 #[derive(Debug, Clone, clap::Parser)]
@@ -34,18 +32,12 @@ pub struct Args {
     /// Where the other roles are
     #[command(flatten)]
     pub peers: PeerArgs,
-    /// How the interaction runs
-    #[command(flatten)]
-    pub interaction: InteractionArgs,
-    /// How the other roles are called
-    #[command(flatten)]
-    pub calling: CallingArgs,
-    /// How jobs are kept and done
+    /// Where jobs are kept
     #[command(flatten)]
     pub jobs: JobArgs,
-    /// Searches and ingests served at a time; more are refused
-    #[arg(long, env = "THICKET_MAX_CALLS", value_name = "N", default_value_t = DEFAULT_MAX_CALLS)]
-    pub max_calls: usize,
+    /// How it works
+    #[command(flatten)]
+    pub coordination: CoordinationArgs,
 }
 
 impl Args {
@@ -54,17 +46,81 @@ impl Args {
     /// # Errors
     /// [`ConfigError`] for a setting out of range or a token file that cannot be read.
     pub fn config(&self) -> Result<Config, ConfigError> {
-        if !(1..=MOST_CALLS).contains(&self.max_calls) {
-            return Err(ConfigError::MaxCalls { limit: MOST_CALLS, actual: self.max_calls });
-        }
+        let Coordination { interaction, calling, job_queries, max_calls } =
+            self.coordination.coordination(Settings::default())?;
+        let jobs = self.jobs.config(!self.discovery.etcd.is_empty())?;
         Ok(Config {
             role: self.role.config(Role::Coordinator),
             discovery: self.discovery.clone(),
             peers: self.peers.peers()?,
-            interaction: self.interaction.settings()?,
+            interaction,
+            calling,
+            jobs: jobs.map(|jobs| JobConfig { queries: job_queries, ..jobs }),
+            max_calls,
+        })
+    }
+}
+
+/// Flags of how a coordinator works, wherever it runs, for `#[command(flatten)]`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CoordinationArgs {
+    /// How the interaction runs
+    #[command(flatten)]
+    pub interaction: InteractionArgs,
+    /// How the other roles are called
+    #[command(flatten)]
+    pub calling: CallingArgs,
+    /// Queries of jobs that this coordinator searches for at a time
+    #[arg(long, env = "THICKET_JOB_QUERIES", value_name = "N", default_value_t = DEFAULT_JOB_QUERIES, help_heading = "Limits")]
+    pub job_queries: usize,
+    /// Searches and ingests served at a time; more are refused
+    #[arg(long, env = "THICKET_MAX_CALLS", value_name = "N", default_value_t = DEFAULT_MAX_CALLS, help_heading = "Limits")]
+    pub max_calls: usize,
+}
+
+/// How a coordinator works, wherever it runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Coordination {
+    /// As in [`Config`].
+    pub interaction: Settings,
+    /// As in [`Config`].
+    pub calling: Calling,
+    /// As in [`JobConfig::queries`].
+    pub job_queries: usize,
+    /// As in [`Config`].
+    pub max_calls: usize,
+}
+
+impl Coordination {
+    /// The defaults, with an interaction.
+    pub fn of(interaction: Settings) -> Self {
+        Self {
+            interaction,
+            calling: Calling::default(),
+            job_queries: DEFAULT_JOB_QUERIES,
+            max_calls: DEFAULT_MAX_CALLS,
+        }
+    }
+}
+
+impl CoordinationArgs {
+    /// The validated settings; what the flags leave open of the interaction is as in `chosen`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first value out of range.
+    pub fn coordination(&self, chosen: Settings) -> Result<Coordination, ConfigError> {
+        let &Self { job_queries, max_calls, .. } = self;
+        if !(1..=MOST_CALLS).contains(&max_calls) {
+            return Err(ConfigError::MaxCalls { limit: MOST_CALLS, actual: max_calls });
+        }
+        if !(1..=MOST_JOB_QUERIES).contains(&job_queries) {
+            return Err(ConfigError::JobQueries { limit: MOST_JOB_QUERIES, actual: job_queries });
+        }
+        Ok(Coordination {
+            interaction: self.interaction.settings(chosen)?,
             calling: self.calling.calling()?,
-            jobs: self.jobs.config(!self.discovery.etcd.is_empty())?,
-            max_calls: self.max_calls,
+            job_queries,
+            max_calls,
         })
     }
 }
@@ -110,27 +166,33 @@ impl PeerArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Interaction, where a caller names no value")]
 pub struct InteractionArgs {
-    /// Candidates looked at, one a round, 1 to 100
-    #[arg(long, env = "THICKET_ROUNDS", value_name = "K", default_value_t = DEFAULT_ROUNDS)]
-    pub rounds: usize,
-    /// Similarity above which a query is refined in round 1 only, and in later rounds only otherwise
-    #[arg(long, env = "THICKET_XI", value_name = "X", default_value_t = DEFAULT_XI, allow_negative_numbers = true)]
-    pub xi: f32,
-    /// Weight of the original query in the final score, 0 to 1
-    #[arg(long, env = "THICKET_LAMBDA", value_name = "L", default_value_t = DEFAULT_LAMBDA)]
-    pub lambda: f32,
-    /// An answer is Yes when p(Yes) is above this, 0 to 1
-    #[arg(long, env = "THICKET_YES_THRESHOLD", value_name = "P", default_value_t = DEFAULT_YES_THRESHOLD)]
-    pub yes_threshold: f64,
+    /// Candidates looked at, one a round, 1 to 100 [default: 5, or what comes with the model of `thicket up`]
+    #[arg(long, env = "THICKET_ROUNDS", value_name = "K")]
+    pub rounds: Option<usize>,
+    /// Similarity above which a query is refined in round 1 only, and in later rounds only otherwise [default: 0.5, or what
+    /// comes with the model of `thicket up`]
+    #[arg(long, env = "THICKET_XI", value_name = "X", allow_negative_numbers = true)]
+    pub xi: Option<f32>,
+    /// Weight of the original query in the final score, 0 to 1 [default: 0.8, or what comes with the model of `thicket up`]
+    #[arg(long, env = "THICKET_LAMBDA", value_name = "L")]
+    pub lambda: Option<f32>,
+    /// An answer is Yes when p(Yes) is above this, 0 to 1 [default: 0.5, or what comes with the model of `thicket up`]
+    #[arg(long, env = "THICKET_YES_THRESHOLD", value_name = "P")]
+    pub yes_threshold: Option<f64>,
 }
 
 impl InteractionArgs {
-    /// The validated settings.
+    /// The validated settings; what is not given is as in `chosen`.
     ///
     /// # Errors
     /// [`SettingsError`] for the first value out of range.
-    pub fn settings(&self) -> Result<Settings, SettingsError> {
-        Settings::new(self.rounds, self.xi, self.lambda, self.yes_threshold)
+    pub fn settings(&self, chosen: Settings) -> Result<Settings, SettingsError> {
+        Settings::new(
+            self.rounds.unwrap_or(chosen.rounds()),
+            self.xi.unwrap_or(chosen.xi()),
+            self.lambda.unwrap_or(chosen.lambda()),
+            self.yes_threshold.unwrap_or(chosen.yes_threshold()),
+        )
     }
 }
 
@@ -341,6 +403,30 @@ mod tests {
             let error = config(&flags).unwrap_err().to_string();
             assert!(error.starts_with(name), "{flags:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_defaults_that_the_help_names_are_those_in_force() {
+        let settings = config(&[]).unwrap().interaction;
+        let command = Args::command();
+        for (flag, value) in [
+            ("rounds", settings.rounds().to_string()),
+            ("xi", settings.xi().to_string()),
+            ("lambda", settings.lambda().to_string()),
+            ("yes_threshold", settings.yes_threshold().to_string()),
+        ] {
+            let flag = command.get_arguments().find(|arg| arg.get_id().as_str() == flag).unwrap();
+            let help = flag.get_help().unwrap().to_string();
+            assert!(help.contains(&format!("[default: {value}, ")), "{help}");
+        }
+    }
+
+    #[test]
+    fn what_no_flag_sets_of_the_interaction_is_as_it_was_chosen() {
+        let chosen = Settings::new(7, 0.25, 0.5, 0.75).unwrap();
+        let Args { coordination, .. } = Args::parse_from(["thicket-coordinator", "--lambda", "0.9"]);
+        let settings = coordination.coordination(chosen).unwrap().interaction;
+        assert_eq!(settings, Settings::new(7, 0.25, 0.9, 0.75).unwrap());
     }
 
     #[test]

@@ -11,7 +11,6 @@ use crate::jobs::Objects;
 
 /// Queries of jobs searched for at a time where nothing else is said.
 pub const DEFAULT_JOB_QUERIES: usize = 16;
-const MOST_QUERIES: usize = 4_096;
 /// Most bytes of the queries, and of the results, of one part.
 const MAX_OBJECT_BYTES: u64 = 256 << 20;
 
@@ -26,20 +25,14 @@ pub struct JobArgs {
     /// Folder of the jobs' records where no etcd is named; one coordinator uses it
     #[arg(long, env = "THICKET_JOBS_DATA", value_name = "DIR", requires = "jobs_store")]
     pub jobs_data: Option<PathBuf>,
-    /// Queries of jobs that this coordinator searches for at a time
-    #[arg(long, env = "THICKET_JOB_QUERIES", value_name = "N", default_value_t = DEFAULT_JOB_QUERIES)]
-    pub job_queries: usize,
 }
 
 impl JobArgs {
     /// The settings; `None` where no object store is named.
     ///
     /// # Errors
-    /// [`ConfigError::JobQueries`], [`ConfigError::JobRecords`].
+    /// [`ConfigError::JobRecords`].
     pub fn config(&self, has_etcd: bool) -> Result<Option<JobConfig>, ConfigError> {
-        if !(1..=MOST_QUERIES).contains(&self.job_queries) {
-            return Err(ConfigError::JobQueries { limit: MOST_QUERIES, actual: self.job_queries });
-        }
         let Some(url) = &self.jobs_store else { return Ok(None) };
         if !has_etcd && self.jobs_data.is_none() {
             return Err(ConfigError::JobRecords);
@@ -47,7 +40,7 @@ impl JobArgs {
         Ok(Some(JobConfig {
             objects: JobObjects::Url(url.clone()),
             records: self.jobs_data.clone(),
-            queries: self.job_queries,
+            queries: DEFAULT_JOB_QUERIES,
         }))
     }
 }

@@ -39,4 +39,7 @@ pub use app::App;
 pub use calling::{Calling, CallingArgs, DEFAULT_ASK_AHEAD, MOST_ASK_AHEAD, SilentAfter};
 pub use job_config::{DEFAULT_JOB_QUERIES, JobArgs, JobConfig, JobObjects};
 
-pub use config::{Args, Config, ConfigError, DEFAULT_MAX_CALLS, InteractionArgs, PeerArgs, Peers};
+pub use config::{
+    Args, Config, ConfigError, Coordination, CoordinationArgs, DEFAULT_MAX_CALLS, InteractionArgs, PeerArgs,
+    Peers,
+};

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
-use thicket_coordinator::{JobConfig, Peers};
+use thicket_coordinator::{Coordination, JobConfig, Peers};
 use thicket_device::ComputeArgs;
 use thicket_discovery::Address;
 use thicket_gallery::{Answers, ForgetConfig};
 use thicket_runtime::{Failure as RoleFailure, Health, Role, RoleConfig, Stop, StopHandle};
-use thicket_thi::Settings;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -227,13 +226,19 @@ impl Front {
     pub(crate) async fn start(
         peers: Peers,
         role: RoleConfig,
-        interaction: Settings,
+        coordination: Coordination,
         jobs: Option<JobConfig>,
     ) -> Result<Self, Failure> {
-        let mut config = thicket_coordinator::Config::in_process(peers);
-        config.role = role;
-        config.interaction = interaction;
-        config.jobs = jobs;
+        let Coordination { interaction, calling, job_queries, max_calls } = coordination;
+        let jobs = jobs.map(|jobs| JobConfig { queries: job_queries, ..jobs });
+        let config = thicket_coordinator::Config {
+            role,
+            interaction,
+            calling,
+            jobs,
+            max_calls,
+            ..thicket_coordinator::Config::in_process(peers)
+        };
         let app = named(Role::Coordinator, thicket_coordinator::App::build(config)).await?;
         let (address, admin, health) = (app.grpc_addr(), app.admin_addr(), app.health());
         let mut roles = Roles::new();

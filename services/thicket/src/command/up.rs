@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use thicket_coordinator::JobConfig;
+use thicket_coordinator::{CoordinationArgs, JobConfig};
 use thicket_device::ComputeArgs;
 use thicket_runtime::{Role, RoleArgs, Stop};
 
@@ -29,6 +29,8 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     compute: ComputeArgs,
     #[command(flatten)]
+    coordination: CoordinationArgs,
+    #[command(flatten)]
     role: RoleArgs,
 }
 
@@ -53,7 +55,8 @@ pub(super) async fn run(args: UpArgs) -> Result<(), Failure> {
 
 async fn start(args: &UpArgs) -> Result<(Backends, Front), Failure> {
     let models = args.models.find()?;
-    let interaction = models.settings()?.unwrap_or_default();
+    let coordination = args.coordination.coordination(models.settings()?.unwrap_or_default());
+    let coordination = coordination.map_err(|error| Failure::bad_input(error.to_string()))?;
     std::fs::create_dir_all(&args.data).map_err(|error| {
         Failure::bad_input(format!("data: {} cannot be made: {error}", args.data.display()))
     })?;
@@ -70,7 +73,7 @@ async fn start(args: &UpArgs) -> Result<(Backends, Front), Failure> {
     })
     .await?;
     let jobs = JobConfig::in_folder(&args.data.join("jobs"));
-    let front = Front::start(backends.peers(None), front_role, interaction, Some(jobs)).await?;
+    let front = Front::start(backends.peers(None), front_role, coordination, Some(jobs)).await?;
     console::print(&format!(
         "coordinator  {}\nadmin        {}\ngallery      {}\nembedding    {}  ({})\nanswer       {}  ({})\n\
          data         {}\nready; Ctrl-C drains and stops",
@@ -84,4 +87,37 @@ async fn start(args: &UpArgs) -> Result<(Backends, Front), Failure> {
         args.data.display(),
     ))?;
     Ok((backends, front))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::{Args, Command, CommandFactory};
+    use thicket_coordinator::{JobArgs, PeerArgs};
+    use thicket_discovery::DiscoveryArgs;
+    use thicket_telemetry::TelemetryArgs;
+
+    use super::UpArgs;
+
+    fn flags(command: &Command) -> BTreeSet<String> {
+        command.get_arguments().map(|flag| flag.get_id().to_string()).collect()
+    }
+
+    #[test]
+    fn its_coordinator_can_be_set_to_whatever_one_of_its_own_can() {
+        // Where the others are and where jobs are kept is said by `up` itself, and logs are every command's.
+        let elsewhere = [
+            PeerArgs::augment_args(Command::new("peers")),
+            DiscoveryArgs::augment_args(Command::new("discovery")),
+            JobArgs::augment_args(Command::new("jobs")),
+            TelemetryArgs::augment_args(Command::new("telemetry")),
+        ];
+        let elsewhere: BTreeSet<String> = elsewhere.iter().flat_map(flags).collect();
+        let up = flags(&UpArgs::augment_args(Command::new("up")));
+        let coordinator = flags(&thicket_coordinator::Args::command());
+        let missing: Vec<_> = coordinator.difference(&up).filter(|flag| !elsewhere.contains(*flag)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(up.contains("ask_ahead") && up.contains("hedge_after"));
+    }
 }

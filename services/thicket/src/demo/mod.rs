@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use indicatif::ProgressBar;
+use thicket_coordinator::Coordination;
 use thicket_device::ComputeArgs;
 use thicket_runtime::{Role, RoleConfig};
 use thicket_thi::Settings;
@@ -82,7 +83,9 @@ pub(crate) async fn run(options: Options, scratch: Arc<Scratch>) -> Result<Demon
         tokens: None,
     })
     .await?;
-    let mut front = Front::start(backends.peers(None), RoleConfig::in_process(), settings, None).await?;
+    let mut front =
+        Front::start(backends.peers(None), RoleConfig::in_process(), Coordination::of(settings), None)
+            .await?;
     clock.stage("start");
 
     let mut coordinator = client::coordinator(&url(front.address), None)?;
@@ -107,7 +110,13 @@ pub(crate) async fn run(options: Options, scratch: Arc<Scratch>) -> Result<Demon
         let (answer, serving) = shuffle::serve(&url(backends.answer), swap, control.stop()).await?;
         control.add(Role::Answer, serving);
         front.drain().await?;
-        front = Front::start(backends.peers(Some(answer)), RoleConfig::in_process(), settings, None).await?;
+        front = Front::start(
+            backends.peers(Some(answer)),
+            RoleConfig::in_process(),
+            Coordination::of(settings),
+            None,
+        )
+        .await?;
         coordinator = client::coordinator(&url(front.address), None)?;
     }
     let work = async {
