@@ -1,23 +1,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{GetOptions, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{GetOptions, WatchResponse};
 use opentelemetry::KeyValue;
 use thicket_runtime::Role;
 use thicket_telemetry::{instruments, names};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::config::EtcdConfig;
 use crate::link::Connectivity;
 use crate::members::Members;
 use crate::registrations::{Complaint, Registrations};
 use crate::session::{Dialer, Session, SessionError};
+use crate::watching::{MAX_MESSAGE, Watching};
 
 /// Registrations of one page of a listing.
 const PAGE: i64 = 64;
-/// Largest message from etcd: a page of the largest values that it stores by default, 1.5 MiB each, and some more.
-const MAX_MESSAGE: usize = 128 << 20;
 
 /// Where what is known of the members goes.
 #[derive(Debug)]
@@ -79,20 +78,18 @@ impl Following<'_> {
         let watching = async {
             let revision = self.list().await?;
             publisher.publish(self.registrations.members());
-            self.watch(revision + 1).await
+            let range = (self.prefix, end_of(self.prefix));
+            Watching::begin(self.session, "watch members", range, revision + 1, silence).await
         };
-        let mut stream = match watching.await {
-            Ok(stream) => stream,
+        let mut watching = match watching.await {
+            Ok(watching) => watching,
             Err(error) => return error,
         };
         loop {
-            let response = match self.next(&mut stream, silence).await {
+            let response = match watching.next().await {
                 Ok(response) => response,
                 Err(error) => return error,
             };
-            if response.canceled() {
-                return self.cancelled(&response);
-            }
             if response.created() {
                 publisher.link.up(&self.session.endpoint);
             }
@@ -127,39 +124,6 @@ impl Following<'_> {
         }
         self.registrations.listed();
         Ok(revision)
-    }
-
-    async fn watch(&self, from: i64) -> Result<WatchStream, SessionError> {
-        let mut client = self.session.client.watch_client().max_decoding_message_size(MAX_MESSAGE);
-        let options = WatchOptions::new()
-            .with_range(end_of(self.prefix))
-            .with_start_revision(from)
-            .with_progress_notify()
-            .with_fragment();
-        self.session.answer("watch members", client.watch(self.prefix, Some(options))).await
-    }
-
-    /// The next response. A stream that is silent is asked for a sign of life, and has failed if it gives none.
-    async fn next(&self, stream: &mut WatchStream, silence: Duration) -> Result<WatchResponse, SessionError> {
-        let what = "watch members";
-        let message = match timeout(silence, stream.message()).await {
-            Ok(message) => message.map_err(|error| self.session.error(what, &error.to_string()))?,
-            Err(_) => {
-                self.session.answer(what, stream.request_progress()).await?;
-                self.session.answer(what, stream.message()).await?
-            }
-        };
-        message.ok_or_else(|| self.session.error(what, "etcd ended the watch"))
-    }
-
-    fn cancelled(&self, response: &WatchResponse) -> SessionError {
-        match response.compact_revision() {
-            0 => self.session.error("watch members", response.cancel_reason()),
-            revision => {
-                let reason = format!("the history up to revision {revision} was compacted");
-                self.session.error("watch members", &reason)
-            }
-        }
     }
 
     /// Takes what happened; says whether anything did.

@@ -40,6 +40,7 @@ mod registrations;
 mod resolve;
 mod session;
 mod thread;
+mod watching;
 
 pub use address::{Address, AddressError};
 pub use announcement::{Announcement, Announcer};
@@ -62,6 +63,7 @@ pub mod etcd {
     pub use crate::held_lease::{HeldLease, Renewals};
     pub use crate::session::{Dialer, Session, SessionError};
     pub use crate::thread::Thread;
+    pub use crate::watching::Watching;
 }
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -12,6 +13,8 @@ use crate::record::{Record, decode_counts, encode_counts};
 use crate::{JobStore, Lease, MAX_JOBS, NewJob, Stir, StoreError, Stored, oldest_first};
 
 const FILE: &str = "jobs.redb";
+/// How often to look where nobody else can change anything.
+const UNDISTURBED: Duration = Duration::from_secs(60);
 /// Id to (version, record as JSON).
 const JOBS: TableDefinition<&str, (i64, &[u8])> = TableDefinition::new("jobs");
 /// (id, part) to counts as JSON, of parts that are done.
@@ -360,6 +363,10 @@ impl JobStore for EmbeddedJobs {
 
     fn stirred(&self) -> watch::Receiver<u64> {
         self.stir.subscribe()
+    }
+
+    fn interval(&self) -> Duration {
+        UNDISTURBED
     }
 
     async fn close(&self) {

@@ -11,6 +11,8 @@ mod record;
 pub use embedded::EmbeddedJobs;
 pub use etcd::EtcdJobs;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use thicket_jobs::{Change, Counts, Finish, Job, JobId, Plan, Refusal, Token, Unit};
@@ -160,8 +162,11 @@ pub trait JobStore: std::fmt::Debug + Send + Sync {
     /// [`StoreError::Refused`], [`StoreError::NotFound`], [`StoreError::Full`], [`StoreError::Unavailable`].
     async fn change(&self, id: &JobId, change: Change) -> Result<Stored, StoreError>;
 
-    /// Changes after every change that this process made.
+    /// Changes after every change that this process made, and soon after those of others where the store hears of them.
     fn stirred(&self) -> watch::Receiver<u64>;
+
+    /// How often the jobs should be looked at where nothing has stirred: others may have changed something unheard.
+    fn interval(&self) -> Duration;
 
     /// Ends every lease of this process.
     async fn close(&self);

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use super::clock::now_unix_ms;
 
-/// How often the store is asked what other coordinators have changed.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Pause before the store is asked again after it could not be.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Shortest time between two looks, however much changes.
 const GAP: Duration = Duration::from_millis(100);
 
@@ -50,34 +50,38 @@ impl Board {
         self.snapshots.subscribe()
     }
 
-    /// Looks again and again, and at once where this coordinator has changed something.
+    /// Looks whenever something has changed, when a job expires, and from time to time as the store wants it.
     pub(super) async fn keep(&self) {
         let mut stirred = self.store.stirred();
         let mut away = false;
         loop {
             stirred.mark_unchanged();
             let began = Instant::now();
-            match self.store.jobs().await {
+            let pause = match self.store.jobs().await {
                 Ok(jobs) => {
                     if std::mem::replace(&mut away, false) {
                         tracing::info!("jobs can be reached again");
                     }
-                    count(&jobs);
+                    let now = now_unix_ms();
+                    count(&jobs, now);
+                    let pause = until_one_expires(&jobs, now).min(self.store.interval());
                     self.snapshots.send_modify(|snapshot| {
                         snapshot.jobs = Arc::new(jobs);
                         snapshot.read_at = Some(began);
                     });
+                    pause
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut away, true) {
                         tracing::warn!(%error, "jobs are not known to be up to date, going on with what is under way");
                     }
+                    AGAIN
                 }
-            }
+            };
             sleep(GAP).await;
             tokio::select! {
                 _ = stirred.changed() => {}
-                () = sleep(INTERVAL) => {}
+                () = sleep(pause) => {}
             }
         }
     }
@@ -88,8 +92,15 @@ impl Board {
     }
 }
 
-fn count(jobs: &[Stored]) {
-    let now = now_unix_ms();
+/// How long it is until the deadline of a job passes: nobody changes anything then, and the job is another.
+fn until_one_expires(jobs: &[Stored], now: i64) -> Duration {
+    let deadlines = jobs.iter().filter(|stored| !stored.job.state(now).is_at_rest());
+    let next = deadlines.filter_map(|stored| stored.job.deadline()).filter(|deadline| *deadline > now).min();
+    // A moment later, so that the clock says so too.
+    next.map_or(Duration::MAX, |next| Duration::from_millis(next.abs_diff(now).saturating_add(1)))
+}
+
+fn count(jobs: &[Stored], now: i64) {
     let mut states: HashMap<State, u64> = HashMap::new();
     for stored in jobs {
         *states.entry(stored.job.state(now)).or_default() += 1;

@@ -11,6 +11,7 @@ use thicket_proto::v1::{
     ResumeJobRequest, ResumeJobResponse, WatchJobRequest, WatchJobResponse,
 };
 use thicket_runtime::{Call, Deadline, Fault, Right};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -107,11 +108,14 @@ impl JobService for Service {
         request: Request<WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
         let call = Call::of(&request);
+        // Before the job is read, so that no change after that is missed.
+        let snapshots = self.jobs.as_ref().map(|jobs| jobs.board.subscribe());
         let (jobs, stored) = self.job_of(&call, Right::Read, &request.get_ref().id).await?;
+        let snapshots = snapshots.unwrap_or_else(|| jobs.board.subscribe());
         let place = self.admission.admit()?;
         Ok(Response::new(Driven::spawn(|outlet| async move {
             let _place = place;
-            watch(&jobs, stored, &outlet).await
+            watch(&jobs, stored, snapshots, &outlet).await
         })))
     }
 
@@ -182,8 +186,12 @@ impl JobService for Service {
 }
 
 /// Sends a job whenever it has changed, until nothing happens to it any more.
-async fn watch(jobs: &Jobs, stored: Stored, outlet: &Outlet<WatchJobResponse>) -> Result<(), Fault> {
-    let mut snapshots = jobs.board.subscribe();
+async fn watch(
+    jobs: &Jobs,
+    stored: Stored,
+    mut snapshots: watch::Receiver<Snapshot>,
+    outlet: &Outlet<WatchJobResponse>,
+) -> Result<(), Fault> {
     let began = Instant::now();
     let id = stored.id.clone();
     let mut last = None;
@@ -201,11 +209,10 @@ async fn watch(jobs: &Jobs, stored: Stored, outlet: &Outlet<WatchJobResponse>) -
             }
         }
         let snapshot = changed(&mut snapshots).await?;
-        // What was read before may be of a time before the job's last change.
-        if snapshot.read_at.is_none_or(|read_at| read_at <= began) {
-            continue;
+        // What was read before may be of a time before the job's last change, or of one after it was read here.
+        if snapshot.read_at.is_some_and(|read_at| read_at > began) {
+            now = snapshot.find(&id).cloned();
         }
-        now = snapshot.find(&id).cloned();
         if now.is_none() {
             // Deleted, or its record cannot be read.
             match jobs.store.job(&id).await {
@@ -233,7 +240,7 @@ async fn removed(jobs: &Jobs, id: &JobId, deadline: Deadline) -> Result<(), Faul
 }
 
 /// The next look at all jobs.
-async fn changed(snapshots: &mut tokio::sync::watch::Receiver<Snapshot>) -> Result<Snapshot, Fault> {
+async fn changed(snapshots: &mut watch::Receiver<Snapshot>) -> Result<Snapshot, Fault> {
     let gone = || Fault::unavailable("DRAINING", "this coordinator is leaving: ask another", Duration::ZERO);
     snapshots.changed().await.map_err(|_| gone())?;
     let snapshot = snapshots.borrow_and_update().clone();

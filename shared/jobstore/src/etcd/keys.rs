@@ -5,6 +5,8 @@ use thicket_jobs::{JobId, Unit};
 /// Where the keys of jobs are.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
+    first: String,
+    end: String,
     records: String,
     parts: String,
     leases: String,
@@ -24,7 +26,14 @@ const REMOVAL: &str = "removal";
 impl Keys {
     pub(super) fn of(prefix: &Prefix) -> Self {
         let folder = |name: &str| format!("{prefix}/v1/{name}/");
-        Self { records: folder("jobs"), parts: folder("job-parts"), leases: folder("job-leases") }
+        // From `job-leases` over `job-parts` to the end of `jobs`: a zero comes after a slash.
+        let (first, end) = (format!("{prefix}/v1/job-"), format!("{prefix}/v1/jobs0"));
+        Self { first, end, records: folder("jobs"), parts: folder("job-parts"), leases: folder("job-leases") }
+    }
+
+    /// Where the keys of jobs begin, and the first key after them.
+    pub(super) fn range(&self) -> (&str, Vec<u8>) {
+        (&self.first, self.end.clone().into_bytes())
     }
 
     /// What every record's key begins with.

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use thicket_discovery::EtcdConfig;
@@ -5,7 +6,7 @@ use thicket_discovery::etcd::{Dialer, HeldLease, Session, SessionError, Thread};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::StoreError;
+use crate::{Stir, StoreError};
 
 /// Holds one lease of etcd, by a thread of its own, until it is closed or dropped. One that is lost is taken anew.
 #[derive(Debug)]
@@ -17,12 +18,12 @@ pub(super) struct LeaseKeeper {
 }
 
 impl LeaseKeeper {
-    pub(super) fn start(config: EtcdConfig) -> Result<Self, StoreError> {
+    pub(super) fn start(config: EtcdConfig, stir: Arc<Stir>) -> Result<Self, StoreError> {
         let (held_sender, held) = watch::channel(None);
         let (closing, closing_receiver) = watch::channel(false);
         let goodbye = config.timing.goodbye;
         let lease = HeldLease::new(config.lease_ttl);
-        let keeping = Keeping { lease, held: held_sender, closing: closing_receiver };
+        let keeping = Keeping { lease, held: held_sender, stir, closing: closing_receiver };
         let thread = Thread::start("job-lease", move || keeping.run(config))
             .map_err(|error| StoreError::Unavailable { reason: error.to_string() })?;
         Ok(Self { held, closing, goodbye, _thread: thread })
@@ -47,6 +48,8 @@ impl LeaseKeeper {
 struct Keeping {
     lease: HeldLease,
     held: watch::Sender<Option<i64>>,
+    /// Told of a lease that is held: something can be taken under it.
+    stir: Arc<Stir>,
     closing: watch::Receiver<bool>,
 }
 
@@ -86,7 +89,9 @@ impl Keeping {
         }
         let lease = self.lease.take(session).await?;
         let mut renewals = self.lease.renewals(session).await?;
-        self.held.send_replace(Some(lease));
+        if self.held.send_replace(Some(lease)) != Some(lease) {
+            self.stir.stir();
+        }
         if std::mem::replace(failing, false) {
             tracing::info!(
                 endpoint = session.endpoint,

@@ -12,8 +12,11 @@ mod keys;
 mod lease;
 mod link;
 mod snapshot;
+mod watcher;
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
@@ -28,9 +31,13 @@ use crate::{JobStore, Lease, MAX_JOBS, NewJob, Stir, StoreError, Stored, oldest_
 use keys::Keys;
 use lease::LeaseKeeper;
 use link::Link;
+use watcher::Watcher;
 
 /// Attempts at something while others change the same job.
 const ATTEMPTS: usize = 16;
+/// How often to look for what others have changed: while a watch tells it, and while none does.
+const WATCHED: Duration = Duration::from_secs(30);
+const UNWATCHED: Duration = Duration::from_secs(5);
 
 /// Jobs in etcd, for any number of processes.
 ///
@@ -42,7 +49,8 @@ pub struct EtcdJobs {
     owner: InstanceId,
     link: Link,
     lease: LeaseKeeper,
-    stir: Stir,
+    stir: Arc<Stir>,
+    watcher: Watcher,
     reported: Mutex<HashSet<JobId>>,
 }
 
@@ -53,12 +61,14 @@ impl EtcdJobs {
     /// [`StoreError::Unavailable`] for settings that do not do, or where the system gives no thread.
     pub fn start(config: &EtcdConfig, owner: InstanceId) -> Result<Self, StoreError> {
         config.check().map_err(|error| StoreError::Unavailable { reason: error.to_string() })?;
+        let (keys, stir) = (Keys::of(&config.prefix), Arc::new(Stir::new()));
         Ok(Self {
-            keys: Keys::of(&config.prefix),
             owner,
             link: Link::new(config.clone()),
-            lease: LeaseKeeper::start(config.clone())?,
-            stir: Stir::new(),
+            lease: LeaseKeeper::start(config.clone(), stir.clone())?,
+            watcher: Watcher::start(config.clone(), keys.clone(), stir.clone())?,
+            keys,
+            stir,
             reported: Mutex::new(HashSet::new()),
         })
     }
@@ -283,6 +293,10 @@ impl JobStore for EtcdJobs {
 
     fn stirred(&self) -> watch::Receiver<u64> {
         self.stir.subscribe()
+    }
+
+    fn interval(&self) -> Duration {
+        if self.watcher.follows() { WATCHED } else { UNWATCHED }
     }
 
     async fn close(&self) {

@@ -1,14 +1,16 @@
 //! Jobs in etcd, and several processes that compete for them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use thicket_discovery::InstanceId;
 use thicket_jobs::{Counts, Finish, Place, Refusal, Unit};
 use thicket_jobstore::{EtcdJobs, Lease, StoreError, Stored};
+use tokio::sync::watch;
 
 use crate::contract::{Store, keeps_the_contract};
 use crate::etcd::Etcd;
-use crate::support::{eventually, id, job};
+use crate::support::{DEADLINE, eventually, id, job};
 
 fn open(etcd: &Etcd) -> Store {
     Arc::new(EtcdJobs::start(&etcd.config(), InstanceId::random()).unwrap())
@@ -74,6 +76,64 @@ async fn what_is_closed_is_free_at_once() {
     first.take(&seen, Unit::Part(0)).await.unwrap();
     first.close().await;
     assert_eq!(second.job(&id("a")).await.unwrap().job.place(Unit::Part(0)), Place::Pending);
+}
+
+/// Waits until a store has said that something changed since it was asked last.
+async fn is_stirred(stirred: &mut watch::Receiver<u64>) {
+    let told = tokio::time::timeout(DEADLINE, stirred.changed()).await;
+    told.expect("it is stirred in time").expect("the store is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_changes_the_other_hears_of_without_looking() {
+    let Some((first, etcd)) = start().await else { return };
+    let second = open(&etcd);
+    // It has its lease and its watch, and stirs no more by itself.
+    let mut stirred = second.stirred();
+    let settled = async || second.interval() > Duration::from_secs(10);
+    eventually("the jobs are watched", settled, String::new).await;
+    holds_a_lease(&second).await;
+    let quiet = async |stirred: &mut watch::Receiver<u64>| {
+        tokio::time::timeout(Duration::from_millis(300), stirred.changed()).await.is_err()
+    };
+    while !quiet(&mut stirred).await {}
+
+    first.create(&id("a"), &job(1)).await.unwrap();
+    is_stirred(&mut stirred).await;
+    let seen = second.job(&id("a")).await.unwrap();
+    let lease = first.take(&seen, Unit::Part(0)).await.unwrap();
+    is_stirred(&mut stirred).await;
+    // Gone without a word: what runs out by itself is heard of as well.
+    drop(first);
+    let is_free = async || {
+        let place = second.job(&id("a")).await.unwrap().job.place(lease.unit);
+        place == Place::Pending
+    };
+    stirred.mark_unchanged();
+    is_stirred(&mut stirred).await;
+    eventually("the part is free", is_free, String::new).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_broke_is_taken_up_again_and_looking_helps_meanwhile() {
+    let Some((first, mut etcd)) = start().await else { return };
+    let watched = async || first.interval() > Duration::from_secs(10);
+    eventually("the jobs are watched", watched, String::new).await;
+    let mut stirred = first.stirred();
+    etcd.nodes[0].kill();
+    let broken = async || first.interval() < Duration::from_secs(10);
+    eventually("the watch is known to be broken", broken, String::new).await;
+    etcd.nodes[0].restart();
+    etcd.nodes[0].answers().await;
+    eventually("the jobs are watched again", watched, String::new).await;
+    // What others changed before is looked at once more.
+    is_stirred(&mut stirred).await;
+    let second = open(&etcd);
+    let made = async || second.create(&id("a"), &job(1)).await.is_ok();
+    eventually("a job is made", made, String::new).await;
+    stirred.mark_unchanged();
+    let heard = async || first.job(&id("a")).await.is_ok();
+    eventually("it is there", heard, String::new).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
