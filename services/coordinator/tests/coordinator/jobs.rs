@@ -14,10 +14,10 @@ use tonic_types::StatusExt;
 use crate::fakes::{Bench, COLLECTION, Says, TEXT, World, ids, request};
 
 /// Long enough for any machine; nothing waits for its end.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A gallery of three, and texts `t0`, `t1`, ... of which every other is most like another item.
-fn world() -> World {
+pub(crate) fn world() -> World {
     let mut world = World::of(&[(0.4, 0.1), (0.3, 0.2), (0.2, 0.3)]);
     for number in 0..40_u8 {
         let share = f32::from(number) / 64.0;
@@ -26,12 +26,12 @@ fn world() -> World {
     world
 }
 
-async fn bench(world: World, folder: &Path) -> Bench {
+pub(crate) async fn bench(world: World, folder: &Path) -> Bench {
     let jobs = JobConfig::in_folder(folder);
     Bench::start_with(world, |config| config.jobs = Some(jobs)).await
 }
 
-fn queries(count: u8) -> Vec<JobQuery> {
+pub(crate) fn queries(count: u8) -> Vec<JobQuery> {
     (0..count)
         .map(|number| JobQuery {
             id: format!("q{number}"),
@@ -41,12 +41,12 @@ fn queries(count: u8) -> Vec<JobQuery> {
         .collect()
 }
 
-fn spec(id: &str, part_size: u32) -> JobSpec {
+pub(crate) fn spec(id: &str, part_size: u32) -> JobSpec {
     JobSpec { id: id.into(), collection: COLLECTION.into(), part_size, ..JobSpec::default() }
 }
 
 impl Bench {
-    async fn create(&self, spec: JobSpec, queries: Vec<JobQuery>) -> Result<Job, Status> {
+    pub(crate) async fn create(&self, spec: JobSpec, queries: Vec<JobQuery>) -> Result<Job, Status> {
         // In several messages, as a large job comes.
         let mut messages = vec![CreateJobRequest { spec: Some(spec), queries: Vec::new() }];
         messages
@@ -55,13 +55,13 @@ impl Bench {
         Ok(made.into_inner().job.unwrap())
     }
 
-    async fn job(&self, id: &str) -> Result<Job, Status> {
+    pub(crate) async fn job(&self, id: &str) -> Result<Job, Status> {
         let found = self.jobs.clone().get_job(GetJobRequest { id: id.into() }).await?;
         Ok(found.into_inner().job.unwrap())
     }
 
     /// Follows a job to its end.
-    async fn end_of(&self, id: &str) -> Job {
+    pub(crate) async fn end_of(&self, id: &str) -> Job {
         let following = async {
             let mut changes =
                 self.jobs.clone().watch_job(WatchJobRequest { id: id.into() }).await.unwrap().into_inner();
@@ -75,7 +75,7 @@ impl Bench {
     }
 
     /// Waits until a job is as wanted.
-    async fn until(&self, id: &str, wanted: impl Fn(&Job) -> bool) {
+    pub(crate) async fn until(&self, id: &str, wanted: impl Fn(&Job) -> bool) {
         let waiting = async {
             while !wanted(&self.job(id).await.unwrap()) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -84,7 +84,11 @@ impl Bench {
         tokio::time::timeout(LIMIT, waiting).await.expect("the job becomes as wanted");
     }
 
-    async fn results(&self, id: &str, partial: bool) -> Result<Vec<FetchJobResultsResponse>, Status> {
+    pub(crate) async fn results(
+        &self,
+        id: &str,
+        partial: bool,
+    ) -> Result<Vec<FetchJobResultsResponse>, Status> {
         let request = FetchJobResultsRequest { id: id.into(), partial };
         let mut fetched = self.jobs.clone().fetch_job_results(request).await?.into_inner();
         let mut results = Vec::new();
@@ -94,7 +98,7 @@ impl Bench {
         Ok(results)
     }
 
-    async fn file(&self, id: &str) -> Result<Vec<u8>, Status> {
+    pub(crate) async fn file(&self, id: &str) -> Result<Vec<u8>, Status> {
         let request = FetchJobFileRequest { id: id.into() };
         let mut pieces = self.jobs.clone().fetch_job_file(request).await?.into_inner();
         let mut file = Vec::new();
@@ -104,16 +108,16 @@ impl Bench {
         Ok(file)
     }
 
-    async fn delete(&self, id: &str) -> Result<(), Status> {
+    pub(crate) async fn delete(&self, id: &str) -> Result<(), Status> {
         self.jobs.clone().delete_job(DeleteJobRequest { id: id.into() }).await.map(drop)
     }
 }
 
-fn reason(status: &Status) -> String {
+pub(crate) fn reason(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
 
-fn files_below(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut files = Vec::new();
     for entry in entries {
