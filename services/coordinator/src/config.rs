@@ -451,7 +451,7 @@ mod tests {
 
     #[test]
     fn jobs_need_a_place_for_objects_and_one_for_records() {
-        assert_eq!(config(&[]).unwrap().jobs, None);
+        assert!(config(&[]).unwrap().jobs.is_none());
         let alone =
             config(&["--jobs-store", "file:///objects", "--jobs-data", "/records"]).unwrap().jobs.unwrap();
         assert_eq!(alone.records, Some("/records".into()));

@@ -39,6 +39,7 @@ impl JobArgs {
         }
         Ok(Some(JobConfig {
             objects: JobObjects::Url(url.clone()),
+            settings: Settings::from_env(),
             records: self.jobs_data.clone(),
             queries: DEFAULT_JOB_QUERIES,
         }))
@@ -46,10 +47,12 @@ impl JobArgs {
 }
 
 /// How a coordinator keeps and does jobs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct JobConfig {
     /// Where queries and results are.
     pub objects: JobObjects,
+    /// What that place needs beside its URL; how large an object may be is not taken from here.
+    pub settings: Settings,
     /// Folder of the records where no etcd is named; made where it is not there.
     pub records: Option<PathBuf>,
     /// Queries searched for at a time, at least 1. Default: [`DEFAULT_JOB_QUERIES`].
@@ -70,6 +73,7 @@ impl JobConfig {
     pub fn in_folder(folder: &std::path::Path) -> Self {
         Self {
             objects: JobObjects::Folder(folder.join("objects")),
+            settings: Settings::default(),
             records: Some(folder.join("records")),
             queries: DEFAULT_JOB_QUERIES,
         }
@@ -95,7 +99,7 @@ impl JobConfig {
             // One that every coordinator is to see, and is not mounted here, must not be made here.
             std::fs::metadata(folder).map_err(|error| refuse("jobs-store", &format!("{url}: {error}")))?;
         }
-        let settings = Settings { max_bytes: MAX_OBJECT_BYTES, ..Settings::from_env() };
+        let settings = Settings { max_bytes: MAX_OBJECT_BYTES, ..self.settings.clone() };
         let blobs = Blobs::open(&url, settings);
         let objects = Objects::new(blobs.map_err(|error| refuse("jobs-store", &error))?, folder);
         let store: Arc<dyn JobStore> = match (etcd, &self.records) {

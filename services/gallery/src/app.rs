@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thicket_blobs::Blobs;
-use thicket_discovery::{Address, Announcement, MAX_NAMES, Member};
+use thicket_discovery::{Announcement, MAX_NAMES, Member};
 use thicket_proto::v1::gallery_service_server::GalleryServiceServer;
 use thicket_proto::v1::replication_service_server::ReplicationServiceServer;
 use thicket_runtime::{
@@ -15,7 +15,7 @@ use crate::config::{BackendConfig, Config, ImagesConfig};
 use crate::embedded::Embedded;
 use crate::error::OpenError;
 use crate::follower::Follower;
-use crate::forget::{Answers, ForgetConfig, Forgetter};
+use crate::forget::{ForgetConfig, Forgetter};
 use crate::gallery::Gallery;
 use crate::milvus::{Milvus, WriteOptions};
 use crate::pool::Pool;
@@ -99,16 +99,6 @@ impl App {
         self.server.health()
     }
 
-    /// Has answer services at these addresses forget, where [`Config::forget`] is set: for those that are started after the
-    /// gallery.
-    #[must_use]
-    pub fn with_answers(mut self, addresses: Vec<Address>) -> Self {
-        if let Some(forget) = &mut self.forget {
-            forget.answers = Answers::At(addresses);
-        }
-        self
-    }
-
     /// Serves until `stop`, drains, finishes what is queued, saves snapshots and gives the data folder free.
     ///
     /// # Errors
@@ -142,7 +132,7 @@ impl App {
             member.writable = writable;
         };
         let forgetter = self.forget.map(|config| Forgetter::new(self.service.backend.clone(), config));
-        let forgetter = forgetter.transpose()?.map(|forgetter| tokio::spawn(forgetter.run()));
+        let forgetter = forgetter.map(|forgetter| tokio::spawn(forgetter.run()));
         let announcer = self.announcement.map(|own| own.start(&self.server.health(), describe));
         let mut services = Services::new().with(grpc);
         if let Some(replication) = replication {

@@ -7,7 +7,7 @@ use thicket_runtime::{Role, RoleArgs, RoleConfig, parse_duration};
 use thicket_telemetry::TelemetryArgs;
 
 use crate::error::OpenError;
-use crate::forget::{Answers, ForgetConfig};
+use crate::forget::{ForgetConfig, Told};
 use crate::milvus::{DEFAULT_GRACE, MilvusConfig};
 
 /// Folder of the data where none is given.
@@ -136,10 +136,14 @@ pub struct PlaceArgs {
     /// its last item goes; every address of a host name is one
     #[arg(long, env = "THICKET_GALLERY_FORGET_AT", value_name = "URL", value_delimiter = ',')]
     pub forget_at: Vec<Address>,
-    /// The same for all answer services that are registered in etcd
-    #[arg(long, env = "THICKET_GALLERY_FORGET_REGISTERED", requires = "etcd", conflicts_with = "forget_at")]
+    /// Coordinators, as in `http://coordinator-0:7700`, that are to take such an image out of the results of jobs; every address
+    /// of a host name is one
+    #[arg(long, env = "THICKET_GALLERY_FORGET_JOBS_AT", value_name = "URL", value_delimiter = ',')]
+    pub forget_jobs_at: Vec<Address>,
+    /// The same for all answer services and coordinators that are registered in etcd
+    #[arg(long, env = "THICKET_GALLERY_FORGET_REGISTERED", requires = "etcd", conflicts_with_all = ["forget_at", "forget_jobs_at"])]
     pub forget_registered: bool,
-    /// File with the bearer token that the answer services want
+    /// File with the bearer token that they want
     #[arg(long, env = "THICKET_GALLERY_FORGET_TOKEN_FILE", value_name = "FILE")]
     pub forget_token_file: Option<PathBuf>,
     /// How Milvus indexes new collections; the same for every gallery of a cluster
@@ -170,9 +174,11 @@ impl PlaceArgs {
 
     /// Who is to forget; `None` for nobody.
     fn forget(&self, discovery: &DiscoveryArgs) -> Result<Option<ForgetConfig>, OpenError> {
-        let answers = match discovery.etcd() {
-            _ if !self.forget_at.is_empty() => Answers::At(self.forget_at.clone()),
-            Ok(Some(etcd)) if self.forget_registered => Answers::Registered(Box::new(etcd)),
+        let told = match discovery.etcd() {
+            _ if !(self.forget_at.is_empty() && self.forget_jobs_at.is_empty()) => {
+                Told::at(&self.forget_at, &self.forget_jobs_at)
+            }
+            Ok(Some(etcd)) if self.forget_registered => Told::Registered(Box::new(etcd)),
             Err(error) if self.forget_registered => {
                 return Err(OpenError::Setting { setting: "etcd", reason: error.to_string() });
             }
@@ -185,7 +191,7 @@ impl PlaceArgs {
                 reason: format!("{}: {cause}", file.display()),
             })
         });
-        Ok(Some(ForgetConfig { answers, token: token.transpose()? }))
+        Ok(Some(ForgetConfig { told, token: token.transpose()? }))
     }
 
     /// Where the images are; `None` for a folder in the data folder.

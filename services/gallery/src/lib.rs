@@ -65,5 +65,5 @@ pub use config::{
     GalleryArgs, ImagesConfig, MilvusIndex, PlaceArgs,
 };
 pub use error::OpenError;
-pub use forget::{Answers, ForgetConfig};
+pub use forget::{ForgetConfig, Told};
 pub use milvus::{DEFAULT_GRACE, MilvusConfig};

@@ -1,16 +1,17 @@
 //! The whole cluster in this process: every role behind a loopback listener of its own, every call through gRPC.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use thicket_coordinator::{Coordination, JobConfig, Peers};
 use thicket_device::ComputeArgs;
-use thicket_discovery::Address;
-use thicket_gallery::{Answers, ForgetConfig};
+use thicket_discovery::{Address, StaticPeer};
+use thicket_gallery::{ForgetConfig, Told};
 use thicket_runtime::{Failure as RoleFailure, Health, Role, RoleConfig, Stop, StopHandle};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -24,6 +25,8 @@ pub(crate) struct Backends {
     pub(crate) gallery: SocketAddr,
     pub(crate) answer: SocketAddr,
     tokens: Option<OwnToken>,
+    /// Who is to forget what the gallery no longer shows.
+    forgetful: watch::Sender<Vec<StaticPeer>>,
     roles: Roles,
 }
 
@@ -163,18 +166,15 @@ impl Backends {
         answer.compute = compute;
         let mut store = thicket_gallery::Config::in_process(data.join("gallery"));
         // Where answers outlive their images, these are told when an image goes.
-        store.forget = keep_answers.then(|| ForgetConfig {
-            answers: Answers::At(Vec::new()),
-            token: tokens.as_ref().map(|own| own.token.clone()),
-        });
+        let (forgetful, told) = Told::later();
+        let token = tokens.as_ref().map(|own| own.token.clone());
+        store.forget = keep_answers.then_some(ForgetConfig { told, token });
         store.role = RoleConfig { listen: gallery, ..role };
         let (embedding, gallery, answer) = tokio::try_join!(
             named(Role::Embedding, thicket_embedding::App::build(embedding)),
             named(Role::Gallery, thicket_gallery::App::build(store)),
             named(Role::Answer, thicket_answer::App::build(answer)),
         )?;
-        let told = Address::of_ip(answer.grpc_addr().ip(), answer.grpc_addr().port());
-        let gallery = gallery.with_answers(told.into_iter().collect());
         let health = [embedding.health(), gallery.health(), answer.health()];
         let backends = (embedding.grpc_addr(), gallery.grpc_addr(), answer.grpc_addr());
         roles.add(Role::Embedding, embedding.run(roles.stop()));
@@ -182,7 +182,15 @@ impl Backends {
         roles.add(Role::Answer, answer.run(roles.stop()));
         ready(&mut roles, &health).await?;
         let (embedding, gallery, answer) = backends;
-        Ok(Self { embedding, gallery, answer, tokens, roles })
+        Ok(Self { embedding, gallery, answer, tokens, forgetful, roles })
+    }
+
+    /// Has the answer service, and the coordinator at an address, forget the images that the gallery no longer shows.
+    pub(crate) fn forget_with(&self, coordinator: SocketAddr) {
+        let [answers, coordinators] = [self.answer, coordinator].map(|address| {
+            Address::of_ip(reachable(address.ip()), address.port()).into_iter().collect::<Vec<_>>()
+        });
+        self.forgetful.send_replace(Told::peers(&answers, &coordinators));
     }
 
     /// Where the coordinator finds them. `answer` names another answer service to use instead.
@@ -258,6 +266,15 @@ impl Front {
     /// [`Failure`] where calls were cut off.
     pub(crate) async fn drain(self) -> Result<(), Failure> {
         self.roles.drain().await
+    }
+}
+
+/// Where this process reaches a listener of its own.
+fn reachable(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
     }
 }
 

@@ -13,12 +13,18 @@ message result {
     REQUIRED BYTE_ARRAY query_id (UTF8);
     OPTIONAL BYTE_ARRAY outcome (UTF8);
     OPTIONAL BYTE_ARRAY anchor_id (UTF8);
+    OPTIONAL BYTE_ARRAY anchor_image (UTF8);
     OPTIONAL INT32 anchor_round;
     OPTIONAL BYTE_ARRAY refined_text (UTF8);
     REQUIRED INT32 locate;
     REQUIRED INT32 describe;
     REQUIRED INT32 aggregate;
     REQUIRED GROUP item_ids (LIST) {
+        REPEATED GROUP list {
+            REQUIRED BYTE_ARRAY element (UTF8);
+        }
+    }
+    REQUIRED GROUP item_images (LIST) {
         REPEATED GROUP list {
             REQUIRED BYTE_ARRAY element (UTF8);
         }

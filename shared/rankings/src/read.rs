@@ -8,7 +8,7 @@ use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 
 use crate::columns::{Lists, Optional, schema};
-use crate::{FileError, QueryError, Ranking, Row};
+use crate::{Anchor, FileError, Item, QueryError, Ranking, Row};
 
 /// The rows of a file.
 ///
@@ -49,12 +49,14 @@ fn group_rows(group: &dyn RowGroupReader) -> Result<Vec<Row>> {
     let query_ids = columns.required::<ByteArrayType>()?;
     let mut outcomes = columns.texts()?.into_iter();
     let mut anchor_ids = columns.texts()?.into_iter();
+    let mut anchor_images = columns.texts()?.into_iter();
     let mut anchor_rounds = columns.optional::<Int32Type>()?.into_iter();
     let mut refined_texts = columns.texts()?.into_iter();
     let questions = [(); 3].map(|()| columns.required::<Int32Type>());
     let [locate, describe, aggregate] = questions;
     let (locate, describe, aggregate) = (locate?, describe?, aggregate?);
     let mut item_ids = columns.lists::<ByteArrayType>()?.into_iter();
+    let mut item_images = columns.lists::<ByteArrayType>()?.into_iter();
     let mut item_scores = columns.lists::<FloatType>()?.into_iter();
     let mut codes = columns.texts()?.into_iter();
     let mut reasons = columns.texts()?.into_iter();
@@ -63,24 +65,30 @@ fn group_rows(group: &dyn RowGroupReader) -> Result<Vec<Row>> {
     let mut rows = Vec::with_capacity(columns.rows);
     for (row, (position, query_id)) in positions.into_iter().zip(&query_ids).enumerate() {
         let (outcome, anchor_id) = (outcomes.next().flatten(), anchor_ids.next().flatten());
-        let anchor_round = anchor_rounds.next().flatten();
+        let (anchor_image, anchor_round) = (anchor_images.next().flatten(), anchor_rounds.next().flatten());
         let refined_text = refined_texts.next().flatten();
-        let (ids, scores) = (item_ids.next().unwrap_or_default(), item_scores.next().unwrap_or_default());
+        let (ids, images) = (item_ids.next().unwrap_or_default(), item_images.next().unwrap_or_default());
+        let scores = item_scores.next().unwrap_or_default();
         let (code, reason, message) =
             (codes.next().flatten(), reasons.next().flatten(), messages.next().flatten());
-        if ids.len() != scores.len() {
-            return Err(general("a ranking has other ids than scores"));
+        if ids.len() != scores.len() || ids.len() != images.len() {
+            return Err(general("a ranking has other ids than images or scores"));
         }
         let result = match (outcome, code) {
             (Some(outcome), None) => Ok(Ranking {
                 items: ids
                     .iter()
-                    .map(text)
+                    .zip(&images)
                     .zip(scores)
-                    .map(|(id, score)| Ok((id?, score)))
+                    .map(|((id, image), score)| Ok(Item { id: text(id)?, image: text(image)?, score }))
                     .collect::<Result<_>>()?,
                 outcome,
-                anchor: anchor_id.zip(anchor_round.map(u32::try_from).transpose()?),
+                anchor: match (anchor_id, anchor_image, anchor_round) {
+                    (Some(id), Some(image), Some(round)) => {
+                        Some(Anchor { id, image, round: u32::try_from(round)? })
+                    }
+                    _ => None,
+                },
                 refined_text,
                 questions: [&locate, &describe, &aggregate]
                     .map(|column| column.get(row).and_then(|count| u32::try_from(*count).ok()))

@@ -78,8 +78,9 @@ impl FileWriter {
         put::<ByteArrayType>(&mut group, &ids, None, None)?;
         texts(&mut group, found().map(|found| Some(text(&found?.outcome))))?;
         let anchor = || found().map(|found| found?.anchor.as_ref());
-        texts(&mut group, anchor().map(|anchor| Some(text(&anchor?.0))))?;
-        let rounds = anchor().map(|anchor| anchor.map(|anchor| number(anchor.1)).transpose());
+        texts(&mut group, anchor().map(|anchor| Some(text(&anchor?.id))))?;
+        texts(&mut group, anchor().map(|anchor| Some(text(&anchor?.image))))?;
+        let rounds = anchor().map(|anchor| anchor.map(|anchor| number(anchor.round)).transpose());
         let rounds = Optional::of(rounds.collect::<Result<Vec<Option<i32>>>>()?.into_iter());
         put::<Int32Type>(&mut group, &rounds.values, Some(&rounds.levels), None)?;
         texts(&mut group, found().map(|found| found?.refined_text.as_deref().map(text)))?;
@@ -89,10 +90,12 @@ impl FileWriter {
             put::<Int32Type>(&mut group, &asked, None, None)?;
         }
         let items = || found().map(|found| found.map(|found| found.items.as_slice()).unwrap_or_default());
-        let ids = Lists::of(items().map(|items| items.iter().map(|item| text(&item.0))));
-        put::<ByteArrayType>(&mut group, &ids.values, Some(&ids.definitions), Some(&ids.repetitions))?;
-        let scores = Lists::of(items().map(|items| items.iter().map(|item| item.1)));
-        put::<FloatType>(&mut group, &scores.values, Some(&scores.definitions), Some(&scores.repetitions))?;
+        lists::<ByteArrayType, _>(&mut group, items().map(|items| items.iter().map(|item| text(&item.id))))?;
+        lists::<ByteArrayType, _>(
+            &mut group,
+            items().map(|items| items.iter().map(|item| text(&item.image))),
+        )?;
+        lists::<FloatType, _>(&mut group, items().map(|items| items.iter().map(|item| item.score)))?;
         texts(&mut group, error().map(|error| Some(text(&error?.code))))?;
         texts(&mut group, error().map(|error| Some(text(&error?.reason))))?;
         texts(&mut group, error().map(|error| Some(text(&error?.message))))?;
@@ -111,6 +114,14 @@ fn put<T: DataType>(
         group.next_column()?.ok_or_else(|| ParquetError::General("there is no such column".to_owned()))?;
     column.typed::<T>().write_batch(values, definitions, repetitions)?;
     column.close()
+}
+
+fn lists<T: DataType, L: IntoIterator<Item = T::T>>(
+    group: &mut SerializedRowGroupWriter<'_, Sink>,
+    rows: impl Iterator<Item = L>,
+) -> Result<()> {
+    let column = Lists::of(rows);
+    put::<T>(group, &column.values, Some(&column.definitions), Some(&column.repetitions))
 }
 
 fn texts(

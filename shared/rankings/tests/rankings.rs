@@ -2,16 +2,21 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use thicket_rankings::{FileError, FileWriter, QueryError, Ranking, Row, read, write};
+use thicket_rankings::{Anchor, FileError, FileWriter, Item, QueryError, Ranking, Row, read, write};
 
 fn ranking() -> impl Strategy<Value = Ranking> {
     (
         proptest::collection::vec(
-            (".{0,12}", any::<f32>().prop_filter("equal to itself", |x| !x.is_nan())),
+            (".{0,12}", "[0-9a-f]{0,8}", any::<f32>().prop_filter("equal to itself", |x| !x.is_nan()))
+                .prop_map(|(id, image, score)| Item { id, image, score }),
             0..6,
         ),
         "[a-z_]{1,12}",
-        proptest::option::of((".{1,8}", 1_u32..100)),
+        proptest::option::of((".{1,8}", "[0-9a-f]{0,8}", 1_u32..100).prop_map(|(id, image, round)| Anchor {
+            id,
+            image,
+            round,
+        })),
         proptest::option::of(".{0,40}"),
         [0_u32..100, 0..100, 0..100],
     )
@@ -41,9 +46,12 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 
 fn some_rows() -> Vec<Row> {
     let ranking = Ranking {
-        items: vec![("a".into(), 0.5), ("b".into(), -0.25)],
+        items: vec![
+            Item { id: "a".into(), image: "cafe".into(), score: 0.5 },
+            Item { id: "b".into(), image: String::new(), score: -0.25 },
+        ],
         outcome: "refined".into(),
-        anchor: Some(("a".into(), 2)),
+        anchor: Some(Anchor { id: "a".into(), image: "cafe".into(), round: 2 }),
         refined_text: Some("a red coat".into()),
         questions: [2, 1, 1],
     };

@@ -53,6 +53,7 @@ impl Jobs {
 
         let folder = Uuid::now_v7().simple().to_string();
         let mut folder = Folder { name: folder, leftovers: Some(&self.leftovers) };
+        self.objects.begin(&folder.name, &new.id).await?;
         let queries = self.take_in(&folder.name, &new, first.queries, requests).await?;
         let plan = Plan::new(queries, new.part_size)
             .map_err(|error| Fault::out_of_range("queries", "QUERIES_OUT_OF_RANGE", error.to_string()))?;

@@ -8,6 +8,8 @@ mod clock;
 mod create;
 mod fault;
 mod fetch;
+mod forget;
+mod forgotten;
 mod input;
 mod objects;
 mod query;
@@ -15,6 +17,7 @@ mod record;
 mod rows;
 mod runner;
 mod service;
+mod sweep;
 mod unit;
 
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use thicket_dispatch::Urgency;
 use thicket_jobs::Pauses;
 use thicket_proto::v1::search_person_response::Event;
-use thicket_proto::v1::{SearchFinished, SearchPersonRequest};
+use thicket_proto::v1::{Hit, SearchFinished, SearchPersonRequest};
 use thicket_runtime::{Deadline, Fault};
 use thicket_telemetry::instruments;
 use thicket_thi::Settings;
@@ -21,6 +21,14 @@ use crate::search::Search;
 const PAUSES: Pauses = Pauses { first: Duration::from_millis(250), longest: Duration::from_secs(15) };
 /// Attempts at a query that breaks whoever answers it.
 const BREAKING_ATTEMPTS: u32 = 5;
+
+/// The end of a search.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) finished: SearchFinished,
+    /// Hash of the anchor's image, which need not be in the ranking; empty without one.
+    pub(super) anchor_image: String,
+}
 
 /// What follows from a failed attempt.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,7 +70,7 @@ pub(super) async fn search(
     defaults: &Settings,
     places: &Semaphore,
     limit: Duration,
-) -> Result<SearchFinished, Fault> {
+) -> Result<Found, Fault> {
     let input = SearchInput::parse(request, defaults)?;
     let (mut failures, mut broke) = (0, 0);
     loop {
@@ -93,15 +101,25 @@ pub(super) async fn search(
 }
 
 /// Runs the search that every caller's is, and keeps what it ends with.
-async fn attempt(input: SearchInput, clients: &Clients, limit: Duration) -> Result<SearchFinished, Fault> {
+async fn attempt(input: SearchInput, clients: &Clients, limit: Duration) -> Result<Found, Fault> {
     let deadline = Deadline::after(limit);
     let clients = clients.by(deadline, Urgency::Batch).answered_by(input.adapter.clone());
     let mut events = Driven::spawn(|outlet| Search::new(input, clients, outlet).run());
     let last = async {
+        let mut candidates: Vec<Hit> = Vec::new();
         while let Some(event) = events.next().await {
             let response = event.map_err(|status| Fault::from_status(&status))?;
-            if let Some(Event::Finished(finished)) = response.event {
-                return Ok(finished);
+            match response.event {
+                Some(Event::CandidatesFound(found)) => candidates = found.hits,
+                Some(Event::Finished(finished)) => {
+                    let anchor = candidates
+                        .into_iter()
+                        .filter_map(|hit| hit.item)
+                        .find(|item| item.id == finished.anchor_id);
+                    let anchor_image = anchor.map(|item| item.image_hash).unwrap_or_default();
+                    return Ok(Found { finished, anchor_image });
+                }
+                _ => {}
             }
         }
         Err(Fault::internal("a search ended without a ranking"))

@@ -2,18 +2,18 @@
 
 use thicket_jobs::Counts;
 use thicket_proto::v1::fetch_job_results_response::Result as Fetched;
-use thicket_proto::v1::{
-    FetchJobResultsResponse, ItemError, JobRanking, Outcome, QuestionCount, RankedItem, SearchFinished,
-};
-use thicket_rankings::{QueryError, Ranking, Row};
+use thicket_proto::v1::{FetchJobResultsResponse, ItemError, JobRanking, Outcome, QuestionCount, RankedItem};
+use thicket_rankings::{Anchor, Item, QueryError, Ranking, Row};
 use thicket_runtime::Fault;
 use thicket_telemetry::code_name;
 use tonic::Code;
 
+use super::query::Found;
+
 const OUTCOME: &str = "OUTCOME_";
 
 /// The row of a query.
-pub(super) fn row(position: u64, query_id: String, result: Result<SearchFinished, Fault>) -> Row {
+pub(super) fn row(position: u64, query_id: String, result: Result<Found, Fault>) -> Row {
     Row { position, query_id, result: result.map(ranking).map_err(|fault| error(&fault)) }
 }
 
@@ -23,7 +23,8 @@ pub(super) fn counts(rows: &[Row]) -> Counts {
     Counts { succeeded, failed: rows.len() as u64 - succeeded }
 }
 
-fn ranking(finished: SearchFinished) -> Ranking {
+fn ranking(found: Found) -> Ranking {
+    let Found { finished, anchor_image } = found;
     let questions = finished.questions.unwrap_or_default();
     let outcome = finished.outcome().as_str_name();
     let name = outcome.strip_prefix(OUTCOME).unwrap_or(outcome).to_ascii_lowercase();
@@ -31,10 +32,17 @@ fn ranking(finished: SearchFinished) -> Ranking {
         items: finished
             .hits
             .into_iter()
-            .map(|hit| (hit.item.map(|item| item.id).unwrap_or_default(), hit.score))
+            .map(|hit| {
+                let item = hit.item.unwrap_or_default();
+                Item { id: item.id, image: item.image_hash, score: hit.score }
+            })
             .collect(),
         outcome: name,
-        anchor: (!finished.anchor_id.is_empty()).then_some((finished.anchor_id, finished.anchor_round)),
+        anchor: (!finished.anchor_id.is_empty()).then_some(Anchor {
+            id: finished.anchor_id,
+            image: anchor_image,
+            round: finished.anchor_round,
+        }),
         refined_text: Some(finished.refined_text).filter(|text| !text.is_empty()),
         questions: [questions.locate, questions.describe, questions.aggregate],
     }
@@ -64,10 +72,11 @@ pub(super) fn response(row: Row) -> FetchJobResultsResponse {
 
 fn job_ranking(ranking: Ranking) -> JobRanking {
     let outcome = format!("{OUTCOME}{}", ranking.outcome.to_ascii_uppercase());
-    let (anchor_id, anchor_round) = ranking.anchor.unwrap_or_default();
+    let (anchor_id, anchor_round) =
+        ranking.anchor.map_or_else(Default::default, |anchor| (anchor.id, anchor.round));
     let [locate, describe, aggregate] = ranking.questions;
     JobRanking {
-        items: ranking.items.into_iter().map(|(id, score)| RankedItem { id, score }).collect(),
+        items: ranking.items.into_iter().map(|Item { id, score, .. }| RankedItem { id, score }).collect(),
         outcome: Outcome::from_str_name(&outcome).unwrap_or_default().into(),
         anchor_id,
         anchor_round,
@@ -82,7 +91,7 @@ fn code_named(name: &str) -> Code {
 
 #[cfg(test)]
 mod tests {
-    use thicket_proto::v1::{Hit, Item};
+    use thicket_proto::v1::{Hit, Item, SearchFinished};
 
     use super::*;
 
@@ -97,7 +106,7 @@ mod tests {
             refined_text: String::new(),
             questions: Some(QuestionCount { locate: 1, describe: 0, aggregate: 0 }),
         };
-        let stored = row(7, "q".into(), Ok(finished));
+        let stored = row(7, "q".into(), Ok(Found { finished, anchor_image: "cafe".into() }));
         assert_eq!(stored.result.as_ref().unwrap().outcome, "low_confirmed_first");
         let response = response(stored);
         let Some(Fetched::Ranking(ranking)) = response.result else { panic!("{response:?}") };

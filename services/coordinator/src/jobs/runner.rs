@@ -10,7 +10,7 @@ use thicket_runtime::{Fault, Stop};
 use thicket_telemetry::{instruments, names};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{Instrument, info_span};
 
 use super::board::Snapshot;
@@ -18,7 +18,7 @@ use super::clock::now_unix_ms;
 use super::query::random;
 use super::record::Body;
 use super::unit::{Outcome, Work};
-use super::{Jobs, Share};
+use super::{Jobs, Share, sweep};
 
 /// Units held at a time, however small they are.
 const MAX_UNITS: usize = 64;
@@ -93,6 +93,8 @@ impl Runner {
         let stopped = stop.requested();
         tokio::pin!(stopped);
         let progress = self.progress.clone();
+        let mut sweeps = interval(sweep::EVERY);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             let step = async {
@@ -120,6 +122,7 @@ impl Runner {
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
                 Some(_) = self.clearing.join_next() => {}
                 Some(folder) = self.leftovers.recv() => self.clear(folder),
+                _ = sweeps.tick() => self.sweep(),
             }
         }
         self.drain().await;
@@ -304,6 +307,12 @@ impl Runner {
                 tracing::warn!(folder, %fault, "objects of a job that did not come about are left");
             }
         });
+    }
+
+    /// Deletes what others have left.
+    fn sweep(&mut self) {
+        let jobs = self.jobs.clone();
+        self.clearing.spawn(async move { jobs.sweep().await });
     }
 
     async fn drain(mut self) {

@@ -7,8 +7,9 @@ use thicket_proto::v1::job_service_server::JobService;
 use thicket_proto::v1::{
     CancelJobRequest, CancelJobResponse, CreateJobRequest, CreateJobResponse, DeleteJobRequest,
     DeleteJobResponse, FetchJobFileRequest, FetchJobFileResponse, FetchJobResultsRequest,
-    FetchJobResultsResponse, GetJobRequest, GetJobResponse, ListJobsRequest, ListJobsResponse,
-    ResumeJobRequest, ResumeJobResponse, WatchJobRequest, WatchJobResponse,
+    FetchJobResultsResponse, ForgetJobImagesRequest, ForgetJobImagesResponse, GetJobRequest, GetJobResponse,
+    ListJobsRequest, ListJobsResponse, ResumeJobRequest, ResumeJobResponse, WatchJobRequest,
+    WatchJobResponse,
 };
 use thicket_runtime::{Call, Deadline, Fault, Right};
 use tokio::sync::watch;
@@ -182,6 +183,22 @@ impl JobService for Service {
             let _place = place;
             jobs.send_file(stored, outlet).await
         })))
+    }
+
+    async fn forget_job_images(
+        &self,
+        request: Request<ForgetJobImagesRequest>,
+    ) -> Result<Response<ForgetJobImagesResponse>, Status> {
+        let call = Call::of(&request);
+        call.require(Right::Write, None)?;
+        if !call.caller().is_everywhere() {
+            let message = "an image is forgotten in the jobs of every collection, later ones too".into();
+            return Err(Fault::PermissionDenied { message }.into());
+        }
+        let jobs = self.jobs()?;
+        let _place = self.admission.admit()?;
+        let results = jobs.forget(request.into_inner()).await?;
+        Ok(Response::new(ForgetJobImagesResponse { results }))
     }
 }
 

@@ -8,13 +8,12 @@ use futures::stream::{self, StreamExt};
 use thicket_jobs::{Counts, Finish, Pauses, Refusal, Unit};
 use thicket_jobstore::{Lease, StoreError};
 use thicket_proto::v1::{JobQuery, JobSpec};
-use thicket_rankings::{FileWriter, Row};
+use thicket_rankings::Row;
 use thicket_runtime::Fault;
 use tokio::sync::{Notify, Semaphore, watch};
 use tracing::{Instrument, info_span};
 
-use super::fault::{of_objects, of_store};
-use super::objects::{blocking, soon};
+use super::fault::of_store;
 use super::query::{random, search};
 use super::{Jobs, rows};
 
@@ -107,6 +106,14 @@ impl Work {
                 objects.put_results(&self.folder, part, rows).await?
             }
         };
+        // Images may have been forgotten since they were found.
+        let mut forgotten = objects.forgotten().await?;
+        loop {
+            objects.forget_in_part(&self.folder, part, &forgotten).await?;
+            if objects.is_still(&mut forgotten).await? {
+                break;
+            }
+        }
         self.left.store(0, Ordering::Relaxed);
         self.progress.notify_one();
         Ok(rows::counts(&rows))
@@ -134,31 +141,12 @@ impl Work {
     /// Puts the results of all parts into one file, in order.
     async fn file(&self) -> Result<(), Fault> {
         let objects = &self.jobs.objects;
-        let mut upload = objects.begin_file(&self.folder).await?;
-        let mut writer = FileWriter::new().map_err(Fault::internal)?;
-        let written = async {
-            for part in 0..self.plan.parts() {
-                let rows = objects.results(&self.folder, part).await?.ok_or_else(|| Fault::DataLoss {
-                    message: format!("the results of part {part} of job `{}` are missing", self.spec.id),
-                })?;
-                let appended;
-                (writer, appended) = blocking(move || {
-                    let bytes = writer.append(&rows);
-                    (writer, bytes)
-                })
-                .await?;
-                upload.write(appended.map_err(Fault::internal)?, soon()).await.map_err(of_objects)?;
-            }
-            let last = writer.finish().map_err(Fault::internal)?;
-            upload.write(last, soon()).await.map_err(of_objects)
-        };
-        match written.await {
-            Ok(()) => upload.finish(soon()).await.map_err(of_objects),
-            Err(fault) => {
-                if let Err(error) = upload.abort(soon()).await {
-                    tracing::warn!(%error, "pieces of a file of results may be left");
-                }
-                Err(fault)
+        let parts: Vec<u32> = (0..self.plan.parts()).collect();
+        let mut forgotten = objects.forgotten().await?;
+        loop {
+            objects.write_file(&self.folder, &parts, &forgotten).await?;
+            if objects.is_still(&mut forgotten).await? {
+                return Ok(());
             }
         }
     }

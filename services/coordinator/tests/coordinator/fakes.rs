@@ -132,6 +132,11 @@ impl World {
     }
 }
 
+/// As a gallery names an image.
+pub(crate) fn hash(image: &[u8]) -> String {
+    blake3::hash(image).to_hex().to_string()
+}
+
 pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
     left.iter().zip(right).map(|(a, b)| a * b).sum()
 }
@@ -294,11 +299,12 @@ impl GalleryService for Fakes {
             return Err(Fault::failed_precondition("MODEL_MISMATCH", "another model").into());
         }
         let ranking = world.ranking(&request.collection, &request.queries[0].values)?;
-        let hits = ranking
-            .into_iter()
-            .take(request.top as usize)
-            .map(|(id, score)| Hit { item: Some(Item { id, ..Default::default() }), score });
-        Ok(Response::new(SearchResponse { rankings: vec![Ranking { hits: hits.collect() }] }))
+        let hits = ranking.into_iter().take(request.top as usize).map(|(id, score)| {
+            let image_hash = hash(&world.item(&request.collection, &id)?.image);
+            Ok(Hit { item: Some(Item { id, image_hash, ..Default::default() }), score })
+        });
+        let hits = hits.collect::<Result<_, Fault>>()?;
+        Ok(Response::new(SearchResponse { rankings: vec![Ranking { hits }] }))
     }
 
     async fn score(&self, request: Request<ScoreRequest>) -> Result<Response<ScoreResponse>, Status> {

@@ -1,4 +1,4 @@
-//! Who may see a job and change it.
+//! Who may see a job and change it, and who may have images forgotten.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use thicket_proto::v1::*;
 use tokio::sync::mpsc;
 use tonic::{Code, Request, Status};
 
-use crate::fakes::{Bench, COLLECTION, Says};
+use crate::fakes::{Bench, COLLECTION, Says, hash};
 use crate::jobs::{LIMIT, queries, spec, world};
 
 /// Reads the collection of the job.
@@ -162,4 +162,22 @@ async fn who_may_write_nowhere_is_not_told_which_jobs_there_are() {
     let bench = guarded(folder.path(), None).await;
     assert_eq!(bench.changes(READER, "nothing").await, [Code::PermissionDenied; 3]);
     assert_eq!(bench.changes(WRITER, "nothing").await, [Code::NotFound; 3]);
+}
+
+#[tokio::test]
+async fn images_are_forgotten_by_those_who_may_write_every_collection() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = guarded(folder.path(), None).await;
+    bench.create_by(WRITER, spec("a", 2), queries(3)).await.unwrap();
+    bench.reaches("a", JobState::Done).await;
+    let forget = async |token: &str| {
+        let request = ForgetJobImagesRequest { image_hashes: vec![hash(b"a")] };
+        let forgotten = bench.jobs.clone().forget_job_images(by(token, request)).await;
+        forgotten.map(|forgotten| forgotten.into_inner().results).map_err(|status| status.code())
+    };
+    assert_eq!(forget("").await, Err(Code::Unauthenticated));
+    for token in [READER, STRANGER, WRITER] {
+        assert_eq!(forget(token).await, Err(Code::PermissionDenied), "{token}");
+    }
+    assert_eq!(forget(GALLERY).await, Ok(3));
 }

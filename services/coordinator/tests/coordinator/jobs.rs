@@ -308,8 +308,8 @@ async fn a_deleted_job_leaves_nothing() {
     bench.create(spec("a", 2), queries(5)).await.unwrap();
     bench.end_of("a").await;
     let objects = folder.path().join("objects");
-    // Three parts of queries, three of results, and the file.
-    assert_eq!(files_below(&objects).len(), 7);
+    // Whose it is, three parts of queries, three of results, and the file.
+    assert_eq!(files_below(&objects).len(), 8);
     bench.delete("a").await.unwrap();
     assert_eq!(files_below(&objects), Vec::<PathBuf>::new());
     assert_eq!(bench.job("a").await.unwrap_err().code(), Code::NotFound);

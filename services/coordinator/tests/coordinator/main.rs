@@ -6,6 +6,7 @@ mod equality;
 mod failures;
 mod fakes;
 mod ingest;
+mod job_objects;
 mod job_rights;
 mod jobs;
 mod outcomes;

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use thicket_discovery::Address;
-use thicket_gallery::{Answers, Config, ForgetConfig};
+use thicket_gallery::{Config, ForgetConfig, Told};
 use thicket_proto::v1;
 use thicket_proto::v1::answer_service_server::{AnswerService, AnswerServiceServer};
+use thicket_proto::v1::job_service_server::{JobService, JobServiceServer};
+use thicket_runtime::Fault;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -78,8 +80,93 @@ not_here!(
 );
 
 fn telling(config: Config, answers: &[SocketAddr]) -> Config {
-    let addresses = answers.iter().map(|at| Address::of_ip(at.ip(), at.port()).unwrap()).collect();
-    Config { forget: Some(ForgetConfig { answers: Answers::At(addresses), token: None }), ..config }
+    telling_both(config, answers, &[])
+}
+
+fn telling_both(config: Config, answers: &[SocketAddr], coordinators: &[SocketAddr]) -> Config {
+    let [answers, coordinators] = [answers, coordinators].map(|addresses| {
+        addresses.iter().map(|at| Address::of_ip(at.ip(), at.port()).unwrap()).collect::<Vec<_>>()
+    });
+    Config { forget: Some(ForgetConfig { told: Told::at(&answers, &coordinators), token: None }), ..config }
+}
+
+/// A coordinator that does nothing but forget; without jobs it says that it has none.
+#[derive(Debug, Clone, Default)]
+struct ForgetfulJobs {
+    is_off: bool,
+    forgotten: Arc<Mutex<Vec<String>>>,
+}
+
+impl ForgetfulJobs {
+    async fn start(&self) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let service = JobServiceServer::new(self.clone());
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        address
+    }
+}
+
+type NoStream<T> = tokio_stream::Empty<Result<T, Status>>;
+
+macro_rules! no_job {
+    ($($name:ident: $request:ty => $response:ty),+ $(,)?) => {
+        #[tonic::async_trait]
+        impl JobService for ForgetfulJobs {
+            type WatchJobStream = NoStream<v1::WatchJobResponse>;
+            type FetchJobResultsStream = NoStream<v1::FetchJobResultsResponse>;
+            type FetchJobFileStream = NoStream<v1::FetchJobFileResponse>;
+
+            $(async fn $name(&self, _: Request<$request>) -> Result<Response<$response>, Status> {
+                Err(Status::unimplemented("it forgets"))
+            })+
+
+            async fn forget_job_images(
+                &self,
+                request: Request<v1::ForgetJobImagesRequest>,
+            ) -> Result<Response<v1::ForgetJobImagesResponse>, Status> {
+                if self.is_off {
+                    return Err(Fault::failed_precondition("JOBS_OFF", "no jobs here").into());
+                }
+                self.forgotten.lock().extend(request.into_inner().image_hashes);
+                Ok(Response::new(v1::ForgetJobImagesResponse { results: 1 }))
+            }
+        }
+    };
+}
+
+no_job!(
+    create_job: tonic::Streaming<v1::CreateJobRequest> => v1::CreateJobResponse,
+    get_job: v1::GetJobRequest => v1::GetJobResponse,
+    list_jobs: v1::ListJobsRequest => v1::ListJobsResponse,
+    watch_job: v1::WatchJobRequest => Self::WatchJobStream,
+    cancel_job: v1::CancelJobRequest => v1::CancelJobResponse,
+    resume_job: v1::ResumeJobRequest => v1::ResumeJobResponse,
+    delete_job: v1::DeleteJobRequest => v1::DeleteJobResponse,
+    fetch_job_results: v1::FetchJobResultsRequest => Self::FetchJobResultsStream,
+    fetch_job_file: v1::FetchJobFileRequest => Self::FetchJobFileStream,
+);
+
+#[tokio::test]
+async fn coordinators_take_what_is_deleted_out_of_the_results_of_jobs() {
+    let folder = tempfile::tempdir().unwrap();
+    let answers = Forgetful::default();
+    let jobs = ForgetfulJobs::default();
+    let without = ForgetfulJobs { is_off: true, ..ForgetfulJobs::default() };
+    let coordinators = [without.start().await, jobs.start().await];
+    let config = telling_both(Config::in_process(folder.path()), &[answers.start().await], &coordinators);
+    let mut gallery = Running::start(config).await;
+    fill_with_images(&mut gallery.client).await;
+    delete(&mut gallery.client, &["3"]).await;
+    answers.has_forgotten(3).await;
+    let hash = blake3::hash(&png(3)).to_hex().to_string();
+    // The one without jobs comes before or after, and holds nobody up.
+    while !jobs.forgotten.lock().contains(&hash) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(jobs.forgotten.lock().iter().all(|forgotten| *forgotten == hash));
+    gallery.stop().await;
 }
 
 async fn fill_with_images(client: &mut Client) {

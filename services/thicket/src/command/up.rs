@@ -74,6 +74,7 @@ async fn start(args: &UpArgs) -> Result<(Backends, Front), Failure> {
     .await?;
     let jobs = JobConfig::in_folder(&args.data.join("jobs"));
     let front = Front::start(backends.peers(None), front_role, coordination, Some(jobs)).await?;
+    backends.forget_with(front.address);
     console::print(&format!(
         "coordinator  {}\nadmin        {}\ngallery      {}\nembedding    {}  ({})\nanswer       {}  ({})\n\
          data         {}\nready; Ctrl-C drains and stops",

@@ -73,6 +73,30 @@ fn a_job_that_is_run_prints_its_end_and_outlives_the_cluster() {
 }
 
 #[test]
+fn a_picture_that_is_deleted_leaves_the_results_of_jobs() {
+    let files = Files::new();
+    let cluster = cluster(&files);
+    let queries = files.bytes("queries.jsonl", QUERIES.as_bytes());
+    cluster.run(&["job", "submit", &queries, "--collection", "lobby", "--id", "nightly", "--no-interaction"]);
+    cluster.run(&["job", "watch", "nightly", "--json"]).json();
+    let hits = || {
+        let fetched = cluster.run(&["job", "results", "nightly", "--json"]).json();
+        let hits = fetched["results"][0]["hits"].as_array().unwrap().clone();
+        hits.into_iter().map(|hit| hit["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let before = hits();
+    assert_eq!(before.len(), 2);
+    cluster.run(&["delete", "--collection", "lobby", &before[0], "--yes", "--json"]).json();
+    // The gallery tells the coordinator in its own time.
+    let began = std::time::Instant::now();
+    while hits() != before[1..] {
+        assert!(began.elapsed() < std::time::Duration::from_secs(90), "{:?}", hits());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(cluster.stop(), Some(0));
+}
+
+#[test]
 fn a_file_of_queries_that_cannot_be_read_is_told_by_line() {
     let files = Files::new();
     let bad = files.bytes("bad.jsonl", b"a red coat\n{\"id\": 7}\n");
