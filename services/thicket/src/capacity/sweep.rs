@@ -76,7 +76,7 @@ pub(crate) fn curves(
 }
 
 fn point(inputs: &Inputs, gallery: usize, replicas: usize, load: f64, seed: u64) -> Result<Point, Failure> {
-    let queries = (replicas * inputs.slots as usize * TURNS).max(FEWEST);
+    let queries = (replicas * inputs.replica.slots as usize * TURNS).max(FEWEST);
     let run = |per_second: f64| {
         let scenario = inputs.scenario(gallery, replicas, per_second, queries).map_err(Failure::bad_input)?;
         capacity(&scenario, seed).map_err(Failure::bad_input)

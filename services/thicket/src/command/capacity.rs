@@ -128,7 +128,7 @@ fn check(args: &CapacityArgs) -> Result<(Vec<usize>, usize), Failure> {
 fn title(inputs: &Inputs) -> String {
     format!(
         "Simulated capacity: {} questions at a time a GPU, {} ms to see an image, {} ms to judge it",
-        inputs.slots, inputs.image_ms, inputs.locate_ms
+        inputs.replica.slots, inputs.replica.image_ms, inputs.replica.locate_ms
     )
 }
 
