@@ -1,13 +1,12 @@
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 
 use candle_core::DType;
 use thicket_catalogue::ACTIVATION_RESERVE;
 use thicket_device::{Load, Need, Opened, loaded};
 use thicket_discovery::{Announcement, MAX_CAPACITY, Member};
 use thicket_engine::Answerer;
-use thicket_openai::{OpenAiAnswerer, Server};
 use thicket_proto::v1::answer_service_server::AnswerServiceServer;
 use thicket_qwen::{LoadOptions, QwenAnswerer};
 use thicket_runtime::{Failure, Health, ImageDecoder, MAX_MESSAGE_BYTES, Replicas, Role, Services, Stop};
@@ -19,6 +18,7 @@ use crate::engine::Engine;
 use crate::memory::Memory;
 use crate::model::Model;
 use crate::rpc::Service;
+use crate::served;
 
 /// How each copy of the model is loaded, by the name of its device.
 type Loads = Vec<(String, Load<dyn Answerer>)>;
@@ -30,22 +30,28 @@ pub struct App {
     announcement: Option<Announcement>,
     capacity: u32,
     service: Service,
+    /// Dropped with this, which ends the wait for a server that is away.
+    _running: mpsc::Sender<()>,
 }
 
 impl App {
     /// Checks the settings, reads the prompts, opens the listeners and begins to load the model. Until it is loaded and
-    /// has run once, calls are UNAVAILABLE and the role is live but not started.
+    /// has run once, calls are UNAVAILABLE and the role is live but not started. A model that another program serves is waited
+    /// for while that is away.
     ///
     /// # Errors
     /// [`Failure::BadInput`] for a bad setting or prompt file, a model folder or a device that is not there, a device
     /// without room for the model, an answer store that cannot be used, or an address that cannot be listened on; no port
     /// stays open.
     pub async fn build(config: Config) -> Result<Self, Failure> {
+        let (running, ended) = mpsc::channel();
         let loads = match &config.model {
             ModelSource::Folder(folder) => from_folder(&config, folder)?,
-            ModelSource::Server(server) => from_server(config.name.clone(), server.clone()),
+            ModelSource::Server(server) => {
+                vec![("server".to_owned(), served::load(config.name.clone(), server.clone(), ended))]
+            }
         };
-        Self::start(config, loads).await
+        Self::start(config, loads, running).await
     }
 
     /// As [`App::build`], with a model that is loaded already; `model` (but for its prompt file), `precision` and `places` of
@@ -62,10 +68,10 @@ impl App {
     /// # Errors
     /// As [`App::build`].
     pub async fn with_replicas(config: Config, answerers: Vec<Box<dyn Answerer>>) -> Result<Self, Failure> {
-        Self::start(config, loaded(answerers)).await
+        Self::start(config, loaded(answerers), mpsc::channel().0).await
     }
 
-    async fn start(config: Config, loads: Loads) -> Result<Self, Failure> {
+    async fn start(config: Config, loads: Loads, running: mpsc::Sender<()>) -> Result<Self, Failure> {
         config.validate()?;
         let prompts = Arc::new(config.read_prompts()?);
         let at_start = config.loading.check()?;
@@ -110,7 +116,7 @@ impl App {
             archive,
             max_output_tokens: config.max_output_tokens,
         };
-        Ok(Self { server, announcement, capacity, service })
+        Ok(Self { server, announcement, capacity, service, _running: running })
     }
 
     /// Where the API listens.
@@ -178,15 +184,6 @@ fn from_folder(config: &Config, folder: &Path) -> Result<Loads, Failure> {
             .map_err(|error| format!("model {}: {error}", folder.display()))?;
         Ok(Box::new(answerer) as Box<dyn Answerer>)
     }))
-}
-
-/// The one way to a served model.
-fn from_server(name: String, server: Server) -> Loads {
-    let load: Load<dyn Answerer> = Box::new(move || {
-        let answerer = OpenAiAnswerer::connect(name, server).map_err(|error| error.to_string())?;
-        Ok(Box::new(answerer))
-    });
-    vec![("server".to_owned(), load)]
 }
 
 /// What a copy of the model takes.

@@ -22,6 +22,7 @@ mod engine;
 mod memory;
 mod model;
 mod rpc;
+mod served;
 mod store;
 
 pub use adapters::MAX_ADAPTER_NAME_BYTES;

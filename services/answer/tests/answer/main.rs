@@ -4,6 +4,7 @@ mod adapters;
 mod continuous;
 mod kept;
 mod replicas;
+mod served;
 mod support;
 
 use std::time::Duration;

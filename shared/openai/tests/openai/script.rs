@@ -46,7 +46,12 @@ pub(crate) struct Script {
 
 impl Script {
     pub(crate) fn of<const N: usize>(replies: [Reply; N]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at("127.0.0.1:0".parse().unwrap(), replies)
+    }
+
+    /// The same at an address.
+    pub(crate) fn at<const N: usize>(address: SocketAddr, replies: [Reply; N]) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Shared::default();
         let of_thread = shared.clone();
