@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 pub use error::CheckpointError;
 use source::Source;
-pub use survey::{Surveyed, survey, survey_pth};
+pub use survey::{Surveyed, survey, survey_file, survey_pth};
 
 /// The named tensors of one model on disk.
 #[derive(Debug)]

@@ -92,9 +92,13 @@ pub(crate) fn open_shards(dir: &Path) -> std::result::Result<(Shards, Vec<PathBu
 }
 
 pub(crate) fn open_file(path: &Path) -> std::result::Result<Opened, CheckpointError> {
+    Ok((Source::Safetensors(open_one(path)?), digest(&[path.to_path_buf()])?))
+}
+
+/// One weight file.
+pub(crate) fn open_one(path: &Path) -> std::result::Result<Shards, CheckpointError> {
     require_file(path)?;
-    let files = [path.to_path_buf()];
-    Ok((Source::Safetensors(Shards::open(&files)?), digest(&files)?))
+    Shards::open(&[path.to_path_buf()])
 }
 
 pub(crate) fn open_pth(path: &Path, top_key: Option<&str>) -> std::result::Result<Opened, CheckpointError> {

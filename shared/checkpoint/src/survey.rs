@@ -6,7 +6,7 @@ use candle_core::DType;
 
 use crate::{
     CheckpointError,
-    source::{Source, open_archive, open_shards},
+    source::{Source, open_archive, open_one, open_shards},
 };
 
 /// A tensor by its header.
@@ -35,6 +35,14 @@ impl Surveyed {
 /// As [`crate::Checkpoint::open`].
 pub fn survey(dir: &Path) -> Result<Vec<Surveyed>, CheckpointError> {
     Ok(list(&Source::Safetensors(open_shards(dir)?.0)))
+}
+
+/// As [`survey`], of one safetensors file.
+///
+/// # Errors
+/// As [`crate::Checkpoint::open_file`].
+pub fn survey_file(path: &Path) -> Result<Vec<Surveyed>, CheckpointError> {
+    Ok(list(&Source::Safetensors(open_one(path)?)))
 }
 
 /// As [`survey`], of an archive of `torch.save`.
@@ -67,6 +75,17 @@ mod tests {
         let expected = Surveyed { name: "a.weight".to_string(), shape: vec![2, 3], dtype: Some(DType::BF16) };
         assert_eq!(found, [expected]);
         assert_eq!(found[0].values(), 6);
+    }
+
+    #[test]
+    fn one_file_is_surveyed_like_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let tensor = Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap();
+        let file = dir.path().join("model.safetensors");
+        candle_core::safetensors::save(&HashMap::from([("a".to_string(), tensor)]), &file).unwrap();
+        assert_eq!(survey_file(&file).unwrap(), survey(dir.path()).unwrap());
+        let missing = survey_file(&dir.path().join("other.safetensors"));
+        assert!(matches!(missing, Err(CheckpointError::Unreadable { .. })));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
-use thicket_checkpoint::Checkpoint;
 use thicket_clip::ClipEmbedder;
 use thicket_engine::Embedder;
 use thicket_kernels::Backend;
@@ -124,7 +123,7 @@ fn inspect_answer(dir: &Path, kind: Kind, options: &Options) -> Result<Inspectio
     let stored = Stored::of_model(dir)?;
     let adapter = match &options.adapter {
         None => None,
-        Some(folder) => Some(Stored::of(&Checkpoint::open_file(&folder.join(ADAPTER_WEIGHTS))?)),
+        Some(folder) => Some(Stored::of_file(&folder.join(ADAPTER_WEIGHTS))?),
     };
     let config = answerer.model().config();
     let sizes = vec![
@@ -160,7 +159,7 @@ fn inspect_adapter(dir: &Path) -> Result<Inspection, InspectError> {
         serde_json::Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let stored = Stored::of(&Checkpoint::open_file(&dir.join(ADAPTER_WEIGHTS))?);
+    let stored = Stored::of_file(&dir.join(ADAPTER_WEIGHTS))?;
     thicket_qwen::check_adapter(dir)
         .map_err(|source| InspectError::Adapter { dir: dir.to_path_buf(), source })?;
     Ok(Inspection {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use thicket_checkpoint::{Checkpoint, CheckpointError};
+use thicket_checkpoint::{CheckpointError, Surveyed, survey, survey_file, survey_pth};
 
 /// Weights of a training run, and the entry that holds them.
 const ARCHIVE: (&str, &str) = ("best.pth", "model");
@@ -20,24 +20,28 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Reads the list of tensors of a model folder.
+    /// Reads the list of tensors of a model folder. The values are left alone: whoever loads the model has read them.
     pub(crate) fn of_model(dir: &Path) -> Result<Self, CheckpointError> {
         let archive = dir.join(ARCHIVE.0);
-        let checkpoint = match Checkpoint::open(dir) {
+        let tensors = match survey(dir) {
             Err(CheckpointError::NoWeights { .. }) if archive.is_file() => {
-                Checkpoint::open_pth(&archive, Some(ARCHIVE.1))?
+                survey_pth(&archive, Some(ARCHIVE.1))?
             }
             other => other?,
         };
-        Ok(Self::of(&checkpoint))
+        Ok(Self::of(&tensors))
     }
 
-    pub(crate) fn of(checkpoint: &Checkpoint) -> Self {
+    /// As [`Self::of_model`], of one safetensors file.
+    pub(crate) fn of_file(path: &Path) -> Result<Self, CheckpointError> {
+        Ok(Self::of(&survey_file(path)?))
+    }
+
+    fn of(tensors: &[Surveyed]) -> Self {
         let mut stored = Self { tensors: 0, parameters: 0, bytes: 0, by_type: BTreeMap::new() };
-        for name in checkpoint.names() {
-            let kind = checkpoint.dtype(name).map_or("unknown", |dtype| dtype.as_str()).to_owned();
-            let values =
-                checkpoint.shape(name).unwrap_or_default().iter().map(|&size| size as u64).product::<u64>();
+        for tensor in tensors {
+            let kind = tensor.dtype.map_or("unknown", |dtype| dtype.as_str()).to_owned();
+            let values = tensor.values();
             stored.tensors += 1;
             stored.bytes += values * width(&kind);
             if kind.contains('f') {
