@@ -223,6 +223,7 @@ struct Qwen2File {
     depth: usize,
     embed_dim: usize,
     num_heads: usize,
+    #[serde(serialize_with = "whole_where_it_is")]
     mlp_ratio: f64,
     in_channels: usize,
     patch_size: usize,
@@ -231,6 +232,17 @@ struct Qwen2File {
     hidden_size: usize,
     hidden_act: String,
     initializer_range: f64,
+}
+
+/// A ratio that is a whole number is written as one: transformers 5 refuses 4.0 where it expects an integer.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde hands it over so
+fn whole_where_it_is<S: serde::Serializer>(ratio: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    let whole = *ratio as u32;
+    if f64::from(whole) == *ratio {
+        serializer.serialize_u32(whole)
+    } else {
+        serializer.serialize_f64(*ratio)
+    }
 }
 
 impl Default for Qwen2File {
