@@ -170,7 +170,10 @@ impl Session<'_> {
         let result = self.model.workers.submit(job, self.call.deadline()).instrument(span.clone()).await;
         self.record(started, result.as_ref());
         let Done { output, queued, ran } = result?;
-        span.record("queued_ns", nanoseconds(queued)).record("inference_ns", nanoseconds(ran));
+        // What is unsigned would reach the collector as text.
+        let [queued_ns, ran_ns] =
+            [queued, ran].map(|time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
+        span.record("queued_ns", queued_ns).record("inference_ns", ran_ns);
         let (prompt_tokens, output_tokens) = tokens(&output);
         self.timing.queue_ns += nanoseconds(queued);
         self.timing.inference_ns += nanoseconds(ran);

@@ -22,6 +22,7 @@ use thicket_upstream::{broken, fault_of};
 use crate::clients::CallClients;
 use crate::driven::Outlet;
 use crate::input;
+use crate::spans::number;
 
 /// Most images embedded together.
 const BATCH_IMAGES: usize = 32;
@@ -79,7 +80,7 @@ impl Ingest {
         loop {
             let done = match next {
                 Ok(Some(batch)) => {
-                    let span = info_span!("embed_batch", images = batch.len());
+                    let span = info_span!("embed_batch", images = number(batch.len()));
                     self.prepare(collection, batch).instrument(span).await
                 }
                 Ok(None) => return Ok(()),

@@ -34,6 +34,7 @@ mod placing;
 mod rounds;
 mod search;
 mod service;
+mod spans;
 
 pub use app::App;
 pub use calling::{Calling, CallingArgs, DEFAULT_ASK_AHEAD, MOST_ASK_AHEAD, SilentAfter};

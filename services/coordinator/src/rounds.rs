@@ -15,6 +15,7 @@ use tracing::{Instrument, Span, info_span};
 use crate::clients::{CallClients, Image};
 use crate::placing::id;
 use crate::search::{image_key, unusable_where_refused};
+use crate::spans::number;
 
 type Work<T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send>>;
 
@@ -150,7 +151,8 @@ impl Rounds {
     }
 
     fn span_of(&self, question: &Question<usize>, ahead: bool) -> Span {
-        info_span!(parent: &self.span, "round", round = question.round, ahead, answer = tracing::field::Empty)
+        let round = number(question.round);
+        info_span!(parent: &self.span, "round", round, ahead, answer = tracing::field::Empty)
     }
 
     /// Whether the candidate whose turn it is has an image to look at.

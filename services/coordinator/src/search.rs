@@ -20,6 +20,7 @@ use crate::driven::Outlet;
 use crate::input::{MAX_TOP, SearchInput};
 use crate::placing::{self, id, place};
 use crate::rounds::{Rounds, Subject};
+use crate::spans::number;
 
 /// Most ties whose insertion order is asked for at a time; the gallery takes 10,000 ids, the anchor among them.
 const TIES_AT_A_TIME: usize = 9_999;
@@ -72,7 +73,7 @@ impl Search {
                 &query.fingerprint,
                 self.input.filter.as_ref(),
             )
-            .instrument(info_span!("candidates", wanted))
+            .instrument(info_span!("candidates", wanted = number(wanted)))
             .await?;
         let ranked = candidates.iter().enumerate().map(|(id, hit)| Candidate { id, score: hit.score });
         let mut interaction = Interaction::new(&self.input.settings, ranked).map_err(Fault::internal)?;
@@ -102,7 +103,7 @@ impl Search {
                     rounds.stop();
                     refined = self
                         .refine(&candidates[anchor], &query.fingerprint)
-                        .instrument(info_span!("refine", round))
+                        .instrument(info_span!("refine", round = number(round)))
                         .await?;
                     let result = if refined.is_some() { Refinement::Done } else { Refinement::Unusable };
                     interaction.refined(result).map_err(Fault::internal)?;

@@ -19,6 +19,7 @@ use super::query::random;
 use super::record::Body;
 use super::unit::{Outcome, Work};
 use super::{Jobs, Share, sweep};
+use crate::spans::number;
 
 /// Units held at a time, however small they are.
 const MAX_UNITS: usize = 64;
@@ -229,7 +230,10 @@ impl Runner {
             Unit::Part(part) => {
                 let range = plan.range(part);
                 let queries = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-                (queries, info_span!("job_part", job = %key.0, part, queries))
+                (
+                    queries,
+                    info_span!("job_part", job = %key.0, part = number(part), queries = number(queries)),
+                )
             }
             Unit::File => (0, info_span!("job_file", job = %key.0)),
             Unit::Removal => (0, info_span!("job_removal", job = %key.0)),

@@ -16,6 +16,7 @@ use tracing::{Instrument, info_span};
 use super::fault::of_store;
 use super::query::{random, search};
 use super::{Jobs, rows};
+use crate::spans::number;
 
 /// Pauses while the end of a unit cannot be recorded.
 const PAUSES: Pauses = Pauses { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
@@ -126,7 +127,7 @@ impl Work {
             let request = super::input::search_of(&self.spec, query);
             let Jobs { clients, defaults, .. } = &*self.jobs;
             let found = search(request, clients, defaults, &self.places, self.attempt)
-                .instrument(info_span!("job_query", position))
+                .instrument(info_span!("job_query", position = number(position)))
                 .await;
             self.left.fetch_sub(1, Ordering::Relaxed);
             self.progress.notify_one();
