@@ -107,7 +107,8 @@ impl Etcd {
     }
 }
 
-fn url(scheme: &str) -> String {
+/// An address of this process's own where nobody listens yet.
+pub(crate) fn url(scheme: &str) -> String {
     format!("{scheme}://{}:{}", ip(), port())
 }
 
@@ -177,8 +178,12 @@ impl Node {
             let answer = tokio::time::timeout(Duration::from_secs(1), client.get("ready", None)).await;
             matches!(answer, Ok(Ok(_)))
         };
-        let said = || std::fs::read_to_string(self.log()).unwrap_or_default();
-        eventually(&format!("etcd at {} serves", self.url), serves, said).await;
+        eventually(&format!("etcd at {} serves", self.url), serves, || self.said()).await;
+    }
+
+    /// What it wrote to its log since it was started last.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
     }
 
     fn log(&self) -> PathBuf {

@@ -46,6 +46,23 @@ async fn what_was_compacted_while_the_way_was_cut_is_not_missed() {
 }
 
 #[tokio::test]
+async fn a_way_that_falls_silent_is_noticed_and_taken_again() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let proxy = Proxy::to(&etcd.nodes[0].url).await;
+    let mut config = etcd.config();
+    config.endpoints = vec![proxy.address.clone()];
+    let directory = follow(&config);
+    let _a = register(&etcd.config(), member(Role::Gallery, "a")).await;
+    sees(&directory, are(["a"])).await;
+    proxy.fall_silent();
+    is_down(&directory).await;
+    let _b = register(&etcd.config(), member(Role::Gallery, "b")).await;
+    assert!(are(["a"])(&directory.members()));
+    proxy.mend();
+    sees(&directory, are(["a", "b"])).await;
+}
+
+#[tokio::test]
 async fn a_registration_moves_to_an_endpoint_that_can_be_reached() {
     let Some(etcd) = Etcd::start().await else { return };
     let (one, two) = (Proxy::to(&etcd.nodes[0].url).await, Proxy::to(&etcd.nodes[0].url).await);
