@@ -84,6 +84,11 @@ impl Lag {
         level
     }
 
+    /// Whether the replica was level with the writer at that moment or later.
+    fn was_level_since(&self, moment: Instant) -> bool {
+        self.inner.lock().level >= moment
+    }
+
     fn lost(&self) {
         self.inner.lock().connected = false;
     }
@@ -132,8 +137,14 @@ impl Follower {
             let mut pause = PAUSE.0;
             let mut last = String::new();
             loop {
+                let from = self.gallery.position();
                 let began = Instant::now();
                 let Err(error) = self.session().await;
+                // However long it tried: a disk that is full is found to be so after some time only.
+                if self.gallery.position() != from || self.lag.was_level_since(began) {
+                    pause = PAUSE.0;
+                    last.clear();
+                }
                 self.lag.lost();
                 let reason = error.to_string();
                 if reason != last {
@@ -143,10 +154,6 @@ impl Follower {
                         "the writer is not followed, trying again"
                     );
                     last = reason;
-                }
-                if began.elapsed() > PAUSE.1 {
-                    pause = PAUSE.0;
-                    last.clear();
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);

@@ -34,6 +34,8 @@ pub(crate) struct Store {
     path: PathBuf,
     /// A file of [`RESERVE_BYTES`] that is given up when a deletion meets a full disk.
     reserve: PathBuf,
+    /// True while there is no room for it, which was said.
+    lacks_reserve: bool,
     cache_bytes: usize,
     /// `None` after an I/O error until the file could be opened again.
     database: Option<Arc<Database>>,
@@ -83,7 +85,15 @@ impl Store {
         let (database, source) = (Arc::new(database), Arc::new(Source::default()));
         source.set(&database);
         let reserve = folder.join("reserve");
-        let mut store = Self { path, reserve, cache_bytes, database: Some(database), forgets: false, source };
+        let mut store = Self {
+            path,
+            reserve,
+            lacks_reserve: false,
+            cache_bytes,
+            database: Some(database),
+            forgets: false,
+            source,
+        };
         store.set_reserve_aside();
         let position = store.position().map_err(|cause| OpenError::folder(folder, cause))?;
         store.source.announce(position);
@@ -96,13 +106,18 @@ impl Store {
     }
 
     /// Makes sure that the reserve is there; on a disk that is full already there is none until there is room.
-    pub(crate) fn set_reserve_aside(&self) {
+    pub(crate) fn set_reserve_aside(&mut self) {
         if std::fs::metadata(&self.reserve).is_ok_and(|file| file.len() == RESERVE_BYTES as u64) {
             return;
         }
-        if let Err(error) = std::fs::write(&self.reserve, vec![0; RESERVE_BYTES]) {
-            tracing::warn!(%error, "no disk space could be set aside for deletions");
-            self.give_reserve_up();
+        match std::fs::write(&self.reserve, vec![0; RESERVE_BYTES]) {
+            Ok(()) => self.lacks_reserve = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.lacks_reserve, true) {
+                    tracing::warn!(%error, "no disk space could be set aside for deletions");
+                }
+                self.give_reserve_up();
+            }
         }
     }
 

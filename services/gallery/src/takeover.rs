@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use thicket_proto::v1;
 
 use crate::crash;
-use crate::error::GalleryError;
+use crate::error::{GalleryError, count_storage_fault};
 use crate::record::{CollectionRecord, ImageHash, ItemRecord};
 use crate::source::Position;
 use crate::store::Store;
@@ -96,7 +96,9 @@ impl Store {
             Ok(taken) => taken,
             Err(cause) => {
                 let failure = GalleryError::from_write("taking a step over", &cause);
-                tracing::warn!(error = %cause, "a step was not taken over, opening the store again");
+                count_storage_fault(failure.storage_reason());
+                // The follower, which is told, says it once.
+                tracing::debug!(error = %cause, "a step was not taken over, opening the store again");
                 drop(database);
                 self.give_up();
                 if self.position()? != begin.to {

@@ -127,6 +127,10 @@ pub(crate) struct Writer {
     compact_after: Duration,
     /// When to compact the store; `None` where nothing was deleted or replaced since the last time.
     compact_at: Option<Instant>,
+    /// The last step of the writer's that was given up met a full disk.
+    met_full_disk: bool,
+    /// Images that came with steps that were given up. The next attempt may need them or not.
+    stranded: Vec<ImageHash>,
     /// Tells when that is, while the queue is empty.
     clock: Runtime,
     /// What the snapshot on disk is of, by collection number.
@@ -153,6 +157,8 @@ impl Writer {
             batch_limit,
             compact_after,
             compact_at: None,
+            met_full_disk: false,
+            stranded: Vec::new(),
             clock,
             saved: HashMap::new(),
             behind: false,
@@ -516,21 +522,38 @@ impl Writer {
     /// Takes a step of the writer's over: its images, then its items in one transaction, then what is in memory.
     fn follow(&mut self, StepJob { begin, mut parts }: StepJob) -> Result<(), GalleryError> {
         let images = &self.shared.images;
+        let mut first = parts.blocking_recv();
+        // Deletions must get through a full disk. A step with images would only fill what was set aside for them.
+        if self.met_full_disk && matches!(first, Some(StepPart::Items(_) | StepPart::End)) {
+            self.store.give_reserve_up();
+        }
+        let stranded = &mut self.stranded;
         let taken = self.store.take_over(&begin, || {
             loop {
-                match parts.blocking_recv() {
+                match first.take().or_else(|| parts.blocking_recv()) {
                     Some(StepPart::Image(hash, bytes)) => {
                         if ImageHash::of(&bytes) != hash {
                             return Err(broken(format_args!("image {hash} has other bytes")));
                         }
-                        images.put_all(vec![(hash, bytes)]).into_iter().collect::<Result<(), _>>()?;
+                        let stored =
+                            images.put_all(vec![(hash, bytes)]).into_iter().collect::<Result<(), _>>();
+                        stored.inspect_err(|cause| count_storage_fault(cause.storage_reason()))?;
+                        stranded.push(hash);
                     }
                     Some(StepPart::Items(items)) => return Ok(Some(items)),
                     Some(StepPart::End) => return Ok(None),
                     None => return Err(broken("it was cut off")),
                 }
             }
-        })?;
+        });
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(cause) => {
+                self.met_full_disk |= matches!(cause, GalleryError::DiskFull { .. });
+                self.store.set_reserve_aside();
+                return Err(cause);
+            }
+        };
         if taken.freed && self.compact_at.is_none() {
             self.compact_at = Instant::now().checked_add(self.compact_after);
         }
@@ -546,10 +569,15 @@ impl Writer {
         } else {
             self.shared.images.delete_all(&taken.unused);
         }
+        let unused = self.store.unused_of(std::mem::take(&mut self.stranded))?;
+        self.shared.images.delete_all(&unused);
         let doomed = self.store.doomed_images()?;
         let gone: Vec<ImageHash> =
             doomed.into_iter().filter(|hash| !self.shared.images.exists(hash)).collect();
         self.store.forget_doomed(&gone)?;
+        if std::mem::take(&mut self.met_full_disk) {
+            self.store.set_reserve_aside();
+        }
         self.shared.source.announce(begin.to);
         self.shared.indexing.wake();
         Ok(())

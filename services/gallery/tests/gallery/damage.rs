@@ -10,7 +10,7 @@ use thicket_runtime::{Failure, Stop};
 use thicket_telemetry::prometheus_text;
 
 /// How often a fault was counted in this process, by any test.
-fn counted(reason: &str) -> u64 {
+pub(crate) fn counted(reason: &str) -> u64 {
     let text = prometheus_text();
     let label = format!("reason=\"{reason}\"");
     let line = text

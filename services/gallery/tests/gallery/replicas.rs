@@ -11,7 +11,7 @@ use thicket_proto::v1::replication_service_client::ReplicationServiceClient;
 use thicket_runtime::{Failure, Peer, State, Stop};
 use tonic::Code;
 
-fn following(folder: &Path, writer: SocketAddr) -> Config {
+pub(crate) fn following(folder: &Path, writer: SocketAddr) -> Config {
     let follow = Some(format!("http://{writer}").parse().unwrap());
     Config { follow, ..Config::in_process(folder) }
 }

@@ -3,9 +3,11 @@
 use std::io::Cursor;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use thicket_gallery::{App, Config};
 use thicket_proto::v1;
 use thicket_proto::v1::gallery_service_client::GalleryServiceClient;
@@ -25,6 +27,32 @@ pub(crate) fn client(address: SocketAddr) -> Client {
         .max_encoding_message_size(2 * MAX_MESSAGE_BYTES)
 }
 
+/// What a gallery warned of.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// How many lines have these words.
+    pub(crate) fn count(&self, words: &str) -> usize {
+        self.text().lines().filter(|line| line.contains(words)).count()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock()).into_owned()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A gallery in this process, on a runtime of its own as it would be in a process of its own.
 pub(crate) struct Running {
     pub(crate) client: Client,
@@ -35,9 +63,18 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(config: Config) -> Self {
+        Self::start_logging(config, &Log::default()).await
+    }
+
+    /// The same, warnings going to a log.
+    pub(crate) async fn start_logging(config: Config, log: &Log) -> Self {
         let (stop_handle, stop) = Stop::by_hand();
         let (ready, started) = tokio::sync::oneshot::channel();
+        let log = log.clone();
         let served = std::thread::spawn(move || {
+            let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false);
+            let subscriber = subscriber.with_writer(move || log.clone()).finish();
+            let _logging = tracing::subscriber::set_default(subscriber);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let app = App::build(config).await?;
