@@ -7,23 +7,47 @@ use thicket_proto::v1::job_service_client::JobServiceClient;
 use thicket_proto::v1::*;
 use tonic::{Request, Status};
 
-use crate::processes::{COLLECTION, LIMIT, Processes, TEXTS};
+use crate::processes::{COLLECTION, TEXTS};
+use crate::topology::{LIMIT, Layout, Processes};
 
 /// Longest call about a job: a coordinator that hangs does not hold its caller for longer.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
-const QUERIES: usize = 24;
-const PART_SIZE: u32 = 2;
+/// What a job is asked.
+pub(crate) struct Batch {
+    pub(crate) texts: Vec<String>,
+    pub(crate) part_size: u32,
+    pub(crate) settings: InteractionSettings,
+}
 
-/// The texts again and again, each time a little different.
-fn queries() -> Vec<JobQuery> {
-    (0..QUERIES)
-        .map(|number| JobQuery {
-            id: format!("query-{number}"),
-            text: format!("{} number {number}", TEXTS[number % TEXTS.len()]),
-            ..JobQuery::default()
-        })
-        .collect()
+impl Batch {
+    /// The texts again and again, each time a little different.
+    fn small() -> Self {
+        let text = |number: usize| format!("{} number {number}", TEXTS[number % TEXTS.len()]);
+        let settings = InteractionSettings { rounds: Some(2), xi: Some(2.0), ..Default::default() };
+        Self { texts: (0..24).map(text).collect(), part_size: 2, settings }
+    }
+
+    pub(crate) fn parts(&self) -> u32 {
+        u32::try_from(self.texts.len()).unwrap().div_ceil(self.part_size)
+    }
+
+    fn ids(&self) -> impl Iterator<Item = String> {
+        (0..self.texts.len()).map(|number| format!("query-{number}"))
+    }
+
+    fn queries(&self) -> Vec<JobQuery> {
+        let pairs = self.ids().zip(self.texts.iter().cloned());
+        pairs.map(|(id, text)| JobQuery { id, text, ..JobQuery::default() }).collect()
+    }
+
+    /// Panics where results are not those of each query once, in order.
+    pub(crate) fn assert_complete(&self, results: &[FetchJobResultsResponse]) {
+        let places: Vec<_> = results.iter().map(|result| (result.position, &*result.query_id)).collect();
+        let ids: Vec<String> = self.ids().collect();
+        let wanted: Vec<_> = (0..).zip(ids.iter().map(String::as_str)).collect();
+        assert_eq!(places, wanted, "a query is lost or doubled");
+    }
 }
 
 fn with_limit<T>(message: T) -> Request<T> {
@@ -33,17 +57,16 @@ fn with_limit<T>(message: T) -> Request<T> {
 }
 
 impl Processes {
-    async fn submit(&self, id: &str) {
-        let settings = InteractionSettings { rounds: Some(2), xi: Some(2.0), ..Default::default() };
+    pub(crate) async fn submit(&self, id: &str, batch: &Batch) {
         let spec = JobSpec {
             id: id.into(),
             collection: COLLECTION.into(),
             top: 5,
-            settings: Some(settings),
-            part_size: PART_SIZE,
+            settings: Some(batch.settings),
+            part_size: batch.part_size,
             ..JobSpec::default()
         };
-        let request = CreateJobRequest { spec: Some(spec), queries: queries() };
+        let request = CreateJobRequest { spec: Some(spec), queries: batch.queries() };
         self.persistently(async |channel| {
             let mut jobs = JobServiceClient::new(channel);
             match jobs.create_job(with_limit(tokio_stream::iter([request.clone()]))).await {
@@ -56,7 +79,7 @@ impl Processes {
         .await;
     }
 
-    async fn job(&self, id: &str) -> Job {
+    pub(crate) async fn job(&self, id: &str) -> Job {
         self.persistently(async |channel| {
             let found =
                 JobServiceClient::new(channel).get_job(with_limit(GetJobRequest { id: id.into() })).await?;
@@ -77,19 +100,18 @@ impl Processes {
     }
 
     /// The file of a job, once it is done.
-    async fn file(&self, id: &str) -> Vec<u8> {
+    pub(crate) async fn file(&self, id: &str, batch: &Batch) -> Vec<u8> {
         let waiting = async {
             while self.job(id).await.state() != JobState::Done {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        let waited = tokio::time::timeout(2 * LIMIT, waiting).await;
+        let limit = 2 * LIMIT + Duration::from_millis(500) * u32::try_from(batch.texts.len()).unwrap();
+        let waited = tokio::time::timeout(limit, waiting).await;
         let job = self.job(id).await;
         assert!(waited.is_ok(), "{job:?}\n{}", self.said());
-        assert_eq!(
-            job.queries,
-            Some(QueryProgress { total: QUERIES as u64, succeeded: QUERIES as u64, failed: 0 })
-        );
+        let total = batch.texts.len() as u64;
+        assert_eq!(job.queries, Some(QueryProgress { total, succeeded: total, failed: 0 }));
         self.persistently(async |channel| {
             let mut jobs = JobServiceClient::new(channel);
             let mut pieces =
@@ -103,7 +125,7 @@ impl Processes {
         .await
     }
 
-    async fn results(&self, id: &str) -> Vec<FetchJobResultsResponse> {
+    pub(crate) async fn results(&self, id: &str) -> Vec<FetchJobResultsResponse> {
         self.persistently(async |channel| {
             let mut jobs = JobServiceClient::new(channel);
             let request = FetchJobResultsRequest { id: id.into(), partial: false };
@@ -120,56 +142,55 @@ impl Processes {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_ends_alike_whichever_coordinator_is_killed_stopped_or_told_to_leave() {
-    let Some(mut processes) = Processes::start().await else { return };
+    let Some(mut processes) = Processes::start(Layout::SMALL).await else { return };
     processes.ingest().await;
-    processes.submit("calm").await;
-    let calm = processes.file("calm").await;
-    let results = processes.results("calm").await;
-    let places: Vec<_> = results.iter().map(|result| (result.position, result.query_id.clone())).collect();
-    let wanted: Vec<_> = (0..QUERIES).map(|number| (number as u64, format!("query-{number}"))).collect();
-    assert_eq!(places, wanted, "a query is lost or doubled");
+    let batch = Batch::small();
+    processes.submit("calm", &batch).await;
+    let calm = processes.file("calm", &batch).await;
+    batch.assert_complete(&processes.results("calm").await);
 
-    processes.submit("killed").await;
+    processes.submit("killed", &batch).await;
     processes.done("killed", 2).await;
     processes.coordinator[0].kill();
     processes.done("killed", 6).await;
     processes.coordinator[0].restart();
     processes.all_there().await;
     processes.coordinator[1].kill();
-    assert_eq!(processes.file("killed").await, calm, "each coordinator was killed in turn");
+    assert_eq!(processes.file("killed", &batch).await, calm, "each coordinator was killed in turn");
     let takeovers =
         processes.coordinator.iter().filter(|process| process.said().contains("taken over")).count();
     assert!(takeovers > 0, "nothing was taken over\n{}", processes.said());
     processes.coordinator[1].restart();
     processes.all_there().await;
 
-    processes.submit("stopped").await;
+    processes.submit("stopped", &batch).await;
     processes.done("stopped", 2).await;
     processes.coordinator[0].signal("-STOP");
-    let other = processes.file("stopped").await;
+    let other = processes.file("stopped", &batch).await;
     assert_eq!(other, calm, "a coordinator hangs");
     processes.coordinator[0].signal("-CONT");
     processes.all_there().await;
 
-    processes.submit("left").await;
+    processes.submit("left", &batch).await;
     processes.done("left", 2).await;
     processes.coordinator[1].signal("-TERM");
-    assert_eq!(processes.file("left").await, calm, "a coordinator left");
+    assert_eq!(processes.file("left", &batch).await, calm, "a coordinator left");
     let exit = processes.coordinator[1].ends().await;
     assert_eq!(exit, Some(0), "{}", processes.coordinator[1].said());
 
     // The one that hung is long awake, and has changed nothing.
-    assert_eq!(processes.file("stopped").await, calm, "a coordinator came back late");
+    assert_eq!(processes.file("stopped", &batch).await, calm, "a coordinator came back late");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_waits_for_roles_and_etcd_that_are_away() {
-    let Some(mut processes) = Processes::start().await else { return };
+    let Some(mut processes) = Processes::start(Layout::SMALL).await else { return };
     processes.ingest().await;
-    processes.submit("calm").await;
-    let calm = processes.file("calm").await;
+    let batch = Batch::small();
+    processes.submit("calm", &batch).await;
+    let calm = processes.file("calm", &batch).await;
 
-    processes.submit("away").await;
+    processes.submit("away", &batch).await;
     processes.done("away", 1).await;
     for answer in &mut processes.answer {
         answer.kill();
@@ -180,10 +201,10 @@ async fn a_job_waits_for_roles_and_etcd_that_are_away() {
         answer.restart();
     }
     processes.done("away", 4).await;
-    processes.etcd.kill();
+    processes.etcd.nodes[0].kill();
     // Longer than the leases live.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    processes.etcd.restart();
+    processes.etcd.nodes[0].restart();
     processes.all_there().await;
-    assert_eq!(processes.file("away").await, calm);
+    assert_eq!(processes.file("away", &batch).await, calm);
 }

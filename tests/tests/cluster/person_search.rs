@@ -25,6 +25,10 @@ pub(crate) fn picture(index: u8) -> Vec<u8> {
         true => Rgb([index.wrapping_mul(37), index.wrapping_mul(91), (x * 5) as u8]),
         false => Rgb([200, index.wrapping_mul(53), (y * 2) as u8]),
     });
+    png(&image)
+}
+
+pub(crate) fn png(image: &RgbImage) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     image.write_to(&mut bytes, ImageFormat::Png).expect("a PNG");
     bytes.into_inner()
