@@ -1,5 +1,6 @@
 //! A full disk refuses items, one by one, and leaves a store that works. A replica on one keeps what it has.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -25,6 +26,12 @@ impl SmallDisk {
         }
         eprintln!("skipped: this process may not mount a tmpfs");
         None
+    }
+
+    /// Takes what is left of it, to the last page.
+    fn fill_up(&self) {
+        let mut filler = std::fs::File::create(self.folder.path().join("filler")).unwrap();
+        while filler.write_all(&[0; 512]).is_ok() {}
     }
 
     /// Makes it larger or smaller.
@@ -138,6 +145,8 @@ async fn replica_without_room(disk: &SmallDisk, folder: &Path, log: &Log) -> (Ru
         assert!(Instant::now() < patience, "the disk never became full\n{}", log.text());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // Less than an image was left.
+    disk.fill_up();
     (writer, replica)
 }
 
