@@ -44,7 +44,7 @@ pub(crate) struct Ways(Vec<Proxy>);
 
 impl Ways {
     /// A way to `http://host:port`, in the same form.
-    async fn to(&mut self, url: &str) -> String {
+    async fn lead_to(&mut self, url: &str) -> String {
         let way = Proxy::to(url).await;
         let address = way.address.to_string();
         self.0.push(way);
@@ -52,10 +52,10 @@ impl Ways {
     }
 
     /// Ways to each of several, separated by commas.
-    async fn to_all(&mut self, urls: &[String]) -> String {
+    async fn lead_to_all(&mut self, urls: &[String]) -> String {
         let mut addresses = Vec::with_capacity(urls.len());
         for url in urls {
-            addresses.push(self.to(url).await);
+            addresses.push(self.lead_to(url).await);
         }
         addresses.join(",")
     }
@@ -109,7 +109,7 @@ impl Side<'_> {
         let mut flags = vec!["--listen", url.trim_start_matches("http://"), "--admin-listen", ANY];
         flags.extend(["--drain-delay", "0s", "--lease-ttl", "2s", "--etcd", &self.etcd, "--instance", &name]);
         let advertised = match &mut self.ways {
-            Some(ways) => Some(ways.to(url).await),
+            Some(ways) => Some(ways.lead_to(url).await),
             None => None,
         };
         flags.extend(advertised.iter().flat_map(|address| ["--advertise", address]));
@@ -172,11 +172,11 @@ impl Processes {
             coordinator.push(near.start(Role::Coordinator, number, &coordinator_flags).await);
         }
         if layout.ways {
-            let etcd = last_coordinator.to_all(&urls).await;
+            let etcd = last_coordinator.lead_to_all(&urls).await;
             let mut lonely = Side { folder: folder.path(), etcd, ways: None };
             coordinator.push(lonely.start(Role::Coordinator, 1, &coordinator_flags).await);
 
-            let (etcd, writer) = (far_side.to_all(&urls).await, far_side.to(&writer).await);
+            let (etcd, writer) = (far_side.lead_to_all(&urls).await, far_side.lead_to(&writer).await);
             let mut far = Side { folder: folder.path(), etcd, ways: Some(&mut far_side) };
             let data = path(&format!("gallery-{}", layout.read_replicas));
             let flags = ["--data", &data, "--follow", &writer];
