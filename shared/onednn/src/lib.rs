@@ -10,6 +10,7 @@ mod api;
 mod dense;
 mod desc;
 mod error;
+mod exit;
 mod library;
 mod linear;
 mod panels;

@@ -32,7 +32,8 @@ impl Panels {
         WIDTHS.into_iter().find_map(|width| {
             let outputs = output.next_multiple_of(width);
             let filled = packed.len() / outputs;
-            let fits = (input..input + MOST_FILL).contains(&filled) && filled.is_multiple_of(2);
+            let whole = packed.len() == outputs * filled;
+            let fits = whole && (input..input + MOST_FILL).contains(&filled) && filled.is_multiple_of(2);
             let panels = Self { width, pairs: filled / 2 };
             (fits && panels.hold(packed, weight, input)).then_some(panels)
         })
@@ -154,6 +155,10 @@ mod tests {
         assert_eq!(Panels::of(&weight, &weight, 64), None);
         let mut packed = packed(&weight, 64, 64, 64);
         packed.swap(1, 3);
+        assert_eq!(Panels::of(&packed, &weight, 64), None);
+        packed.swap(1, 3);
+        assert!(Panels::of(&packed, &weight, 64).is_some());
+        packed.extend([bf16::ZERO; 32]);
         assert_eq!(Panels::of(&packed, &weight, 64), None);
     }
 }

@@ -12,6 +12,7 @@ use crate::{
         TYPE_OF_RESULT, USER_SCRATCHPAD,
     },
     desc::MemoryDesc,
+    exit,
     library::checked,
 };
 
@@ -29,6 +30,7 @@ unsafe impl Sync for Owned {}
 
 impl Drop for Owned {
     fn drop(&mut self) {
+        let _call = exit::call();
         // SAFETY: the object is valid and nobody else holds it. A failure leaves nothing to do.
         unsafe { (self.destroy)(self.handle) };
     }
@@ -40,6 +42,7 @@ impl Owned {
         destroy: unsafe extern "C" fn(Handle) -> c_int,
         make: impl FnOnce(*mut Handle) -> c_int,
     ) -> Result<Self, Error> {
+        let _call = exit::call();
         let mut handle = ptr::null_mut();
         checked(call, make(&raw mut handle))?;
         Ok(Self { handle, destroy })
@@ -176,6 +179,7 @@ impl Primitive {
         arguments: &[(c_int, &MemoryDesc, *mut c_void)],
         scratch: &mut Vec<u64>,
     ) -> Result<(), Error> {
+        let call = exit::call();
         library.stay_on_this_thread();
         let mut memories = Vec::with_capacity(arguments.len() + 1);
         for &(place, desc, address) in arguments {
@@ -201,7 +205,9 @@ impl Primitive {
         };
         checked("dnnl_primitive_execute", status)?;
         // SAFETY: the stream is valid.
-        checked("dnnl_stream_wait", unsafe { (api.dnnl_stream_wait)(stream.0.handle) })
+        checked("dnnl_stream_wait", unsafe { (api.dnnl_stream_wait)(stream.0.handle) })?;
+        call.was_made();
+        Ok(())
     }
 }
 
