@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Error, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, DType, Device, Error, Layout, Result, Shape, Storage, Tensor,
+};
 use half::bf16;
 use thicket_onednn::{Library, PackedLinear};
 
@@ -82,14 +84,21 @@ impl PreparedLinear {
         Ok(Some(Self { inner: Arc::new(Inner { product, output, input }) }))
     }
 
-    /// As [`Self::new`] for a table whose rows are read too ([`Self::rows`]): packed in panels, in the type that it has. It
-    /// multiplies inputs in f32 or bf16, in f32.
+    /// As [`Self::new`] for a table whose rows are read too ([`Self::rows`]): as oneDNN packs it for bf16, where that order is
+    /// known, and otherwise in panels, in the type that it has, which multiply inputs in f32 or bf16, in f32.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn table(weight: &Tensor, compute: DType) -> Result<Option<Self>> {
+    pub fn table(weight: &Tensor, compute: DType, backend: Backend) -> Result<Option<Self>> {
         if !weight.device().is_cpu() || !matches!(compute, DType::F32 | DType::BF16) {
             return Ok(None);
+        }
+        if let (DType::BF16, Backend::OneDnn(_)) = (compute, backend)
+            && let Some(map) = Self::new(weight, None, compute, backend)?
+            && let Product::OneDnnBf16(product) = &map.inner.product
+            && product.can_read_rows()
+        {
+            return Ok(Some(map));
         }
         let (output, input) = weight.dims2()?;
         let product = Product::Panels { weight: PackedMatrix::new(weight)?, bias: None };
@@ -105,12 +114,22 @@ impl PreparedLinear {
     /// Some rows of the weight in f32, `[rows, in]`, for a matrix that is read by rows too.
     ///
     /// # Errors
-    /// A row that the weight does not have, or a weight that oneDNN holds, in an order of its own.
+    /// A row that the weight does not have, or a weight that oneDNN holds in an order of its own.
     pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
-        match &self.inner.product {
-            Product::Panels { weight, .. } => weight.rows(rows),
-            _ => Err(Error::Msg("rows of a weight that oneDNN holds".to_string())),
+        let map = match &self.inner.product {
+            Product::Panels { weight, .. } => return weight.rows(rows),
+            Product::OneDnnBf16(map) if map.can_read_rows() => map,
+            _ => return Err(Error::Msg("rows of a weight that oneDNN holds".to_string())),
+        };
+        let (output, input) = self.sizes();
+        let mut values = Vec::with_capacity(rows.len() * input);
+        for &row in rows {
+            let row = map
+                .row(row as usize)
+                .ok_or_else(|| Error::Msg(format!("row {row} of a weight of {output}")))?;
+            values.extend(row.map(widened));
         }
+        Tensor::from_vec(values, (rows.len(), input), &Device::Cpu)
     }
 
     /// `activation(x W^T + b) + residual`: x `[..., in]` of the type that the map was made for, residual f32 of the shape
@@ -239,8 +258,6 @@ impl CustomOp2 for Fused<'_> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
     use crate::{Linear, attention::tests::assert_close};
 
@@ -265,6 +282,27 @@ mod tests {
                     assert_close(&actual, &plain.forward_into(&x, activation, residual)?, 1e-5)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_of_a_table_are_those_of_the_weight_and_it_multiplies_like_it() -> Result<()> {
+        let weight = Tensor::randn(0f32, 1.0, (150, 40), &Device::Cpu)?.to_dtype(DType::BF16)?;
+        let x = Tensor::randn(0f32, 1.0, (5, 40), &Device::Cpu)?.to_dtype(DType::BF16)?;
+        let expected = x.to_dtype(DType::F32)?.matmul(&weight.to_dtype(DType::F32)?.t()?)?;
+        let picked = [149, 0, 63, 64, 0];
+        let rows = weight.to_dtype(DType::F32)?.index_select(&Tensor::new(&picked, &Device::Cpu)?, 0)?;
+        for backend in backends() {
+            let Some(table) = PreparedLinear::table(&weight, DType::BF16, backend)? else {
+                panic!("{backend:?} has no table");
+            };
+            assert_close(&table.rows(&picked)?, &rows, 0.0)?;
+            let error = table.rows(&[150]).unwrap_err().to_string();
+            assert!(error.contains("row 150 of a weight of 150"), "{error}");
+            let y = table.forward(&x, Activation::None, None)?.to_dtype(DType::F32)?;
+            let error = (y - &expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
+            assert!(error < 0.1, "{backend:?}: {error}");
         }
         Ok(())
     }

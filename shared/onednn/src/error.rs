@@ -67,6 +67,14 @@ pub enum Error {
         /// Outputs.
         output: usize,
     },
+    /// The system gives no memory for a weight.
+    #[error("no memory for a weight of {bytes} bytes: {reason}")]
+    Memory {
+        /// Of the weight.
+        bytes: usize,
+        /// What the system says.
+        reason: String,
+    },
     /// Two primitives of one map want its weight in different orders.
     #[error("oneDNN wants the weight in another order for {recipe}")]
     Order {

@@ -13,6 +13,7 @@ mod error;
 mod exit;
 mod library;
 mod linear;
+mod lines;
 mod panels;
 mod primitive;
 mod tiles;

@@ -8,7 +8,8 @@ use crate::{
     Error, Library,
     api::{ARG_BIAS, ARG_RESULT, ARG_SOURCE, ARG_WEIGHTS, TYPE_BF16, TYPE_F32},
     desc::{MemoryDesc, Order},
-    panels::Panels,
+    lines::{Line, Lines},
+    panels::{self, Panels},
     primitive::{Followers, Primitive, Stream},
     tiles,
 };
@@ -23,10 +24,8 @@ const SLICES: usize = 8;
 /// Outputs that the library keeps together in a weight, as far as is known.
 const TOGETHER: usize = 64;
 
-/// Most rows that are multiplied without the library, where its order is known.
-const FEW: usize = 6;
-/// Panels that a thread multiplies at the least before another one may take over.
-const FEWEST_PANELS: usize = 4;
+/// Groups of panels that a thread multiplies at the least before another one may take over.
+const FEWEST_GROUPS: usize = 2;
 
 /// What follows a linear map.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -114,15 +113,10 @@ mod sealed {
     }
 }
 
-/// Bytes that begin on a cache line, as the library's code likes them.
-#[derive(Clone, Copy, PartialEq)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
 /// A weight `[out, in]` in the order that the library multiplies it in, with its bias, for inputs of the weight's type.
 pub struct PackedLinear<T> {
     library: &'static Library,
-    weights: Vec<Line>,
+    weights: Lines,
     /// How the weight lies in memory, and its slices, by their numbers of outputs.
     orders: Vec<(usize, MemoryDesc)>,
     slices: Option<Slices>,
@@ -170,6 +164,22 @@ impl<T> fmt::Debug for PackedLinear<T> {
     }
 }
 
+impl PackedLinear<bf16> {
+    /// Whether [`Self::row`] finds rows.
+    #[must_use]
+    pub fn can_read_rows(&self) -> bool {
+        self.panels.is_some()
+    }
+
+    /// A row of the weight, `[in]`. None where there is no such row, or the library keeps the weight in an order that is not
+    /// known.
+    pub fn row(&self, row: usize) -> Option<impl Iterator<Item = bf16>> {
+        let panels = self.panels.filter(|_| row < self.output)?;
+        let panel = self.packed_bf16().chunks_exact(panels.values()).nth(row / panels.width())?;
+        Some(panels.row(panel, row % panels.width()).flatten().copied().take(self.input))
+    }
+}
+
 impl<T: Value> PackedLinear<T> {
     /// Packs `weight`, row-major `[output, input]`, with `bias` `[output]`.
     ///
@@ -189,7 +199,7 @@ impl<T: Value> PackedLinear<T> {
         length("bias", bias.map_or(output, <[f32]>::len), output)?;
         let mut map = Self {
             library,
-            weights: Vec::new(),
+            weights: Lines::zeros(0)?,
             orders: Vec::new(),
             slices: None,
             panels: None,
@@ -227,9 +237,9 @@ impl<T: Value> PackedLinear<T> {
     }
 
     /// Some rows of the weight in an order.
-    fn pack(&self, rows: &[T], order: &MemoryDesc) -> Result<Vec<Line>, Error> {
+    fn pack(&self, rows: &[T], order: &MemoryDesc) -> Result<Lines, Error> {
         let library = self.library;
-        let mut weights = vec![Line([0; 64]); order.size(library).div_ceil(size_of::<Line>())];
+        let mut weights = Lines::zeros(order.size(library))?;
         // The transpose of the stored matrix, as it lies in memory.
         let stored =
             MemoryDesc::matrix(library, self.input, rows.len() / self.input, T::TYPE, Order::ColumnMajor)?;
@@ -270,7 +280,7 @@ impl<T: Value> PackedLinear<T> {
             };
             let alone = self.pack(&weight[first * self.input..(first + count) * self.input], order)?;
             let place = first * slices.bytes_per_output / line;
-            if self.weights.get(place..place + alone.len()) != Some(alone.as_slice()) {
+            if self.weights.get(place..place + alone.len()) != Some(&*alone) {
                 return Ok(());
             }
         }
@@ -327,7 +337,7 @@ impl<T: Value> PackedLinear<T> {
         length("x", x.len(), rows * input)?;
         length("residual", residual.map_or(rows * output, <[R]>::len), rows * output)?;
         if let (Some(panels), Some(x), true, Some(activate)) =
-            (self.panels, T::bf16(x), (1..=FEW).contains(&rows), activation.function())
+            (self.panels, T::bf16(x), (1..=panels::MOST_ROWS).contains(&rows), activation.function())
         {
             return Ok(self.few_rows(panels, x, activate, residual));
         }
@@ -395,18 +405,21 @@ impl<T: Value> PackedLinear<T> {
     ) -> Vec<R> {
         let (output, input) = (self.output, self.input);
         let rows = x.len() / input;
-        let x: Vec<f32> = x.iter().map(|value| value.to_f32()).collect();
+        let (pairs, _) = x.as_chunks::<2>();
+        let x: Vec<[f32; 2]> = pairs.iter().map(|pair| pair.map(bf16::to_f32)).collect();
         let mut y = Vec::with_capacity(rows * output);
         let result = Target { start: y.as_mut_ptr(), rows, width: output };
-        let width = panels.width();
-        let packed = self.packed_bf16().par_chunks(panels.values());
-        packed.enumerate().with_min_len(FEWEST_PANELS).for_each_init(Vec::new, |sums, (panel, weights)| {
-            panels.multiply(weights, &x, input, sums);
-            let outputs = panel * width..((panel + 1) * width).min(output);
-            for (row, sums) in sums.chunks_exact(width).enumerate() {
-                // SAFETY: panels do not overlap.
+        let group = Panels::together(rows);
+        let groups = self.packed_bf16().par_chunks(group * panels.values()).enumerate();
+        groups.with_min_len(FEWEST_GROUPS).for_each_init(Vec::new, |sums, (place, weights)| {
+            panels.multiply(weights, &x, rows, sums);
+            let sums = sums.as_flattened();
+            let first = place * group * panels.width();
+            for (row, sums) in sums.chunks_exact(sums.len() / rows).enumerate() {
+                let outputs = first..(first + sums.len()).min(output);
+                // SAFETY: groups do not overlap.
                 let y = unsafe { result.part(row, outputs.clone()) };
-                for ((place, output), sum) in y.iter_mut().zip(outputs.clone()).zip(sums) {
+                for ((place, output), sum) in y.iter_mut().zip(outputs).zip(sums) {
                     let value = activate(sum + self.bias.as_ref().map_or(0.0, |bias| bias[output]));
                     let before = residual.map_or(0.0, |residual| residual[row * self.output + output].wide());
                     place.write(R::narrow(value + before));
@@ -424,7 +437,7 @@ impl<T: Value> PackedLinear<T> {
         unsafe {
             std::slice::from_raw_parts(
                 self.weights.as_ptr().cast(),
-                size_of_val(self.weights.as_slice()) / size_of::<bf16>(),
+                size_of_val(&*self.weights) / size_of::<bf16>(),
             )
         }
     }

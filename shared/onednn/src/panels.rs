@@ -3,15 +3,28 @@
 //! Every weight is read once for them, so it is memory that limits their speed. The library's code for AMX reads at less than
 //! half of what memory gives then, and it is what decodes.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
 use half::bf16;
 use rayon::prelude::*;
 
+/// Most rows that are multiplied here; the library is as fast with a few more.
+pub(crate) const MOST_ROWS: usize = 12;
 /// Outputs that the library is known to keep side by side.
 const WIDTHS: [usize; 4] = [64, 48, 32, 16];
 /// The inputs are filled up to less than this many more.
 const MOST_FILL: usize = 64;
-/// Pairs of inputs after which the next row has its turn: 16 KiB of the weight at the most, which stay in the first cache.
+/// Outputs of a vector.
+const LANES: usize = 16;
+/// Pairs of inputs after which the next vectors of a panel have their turn: 32 KiB of two panels, which stay in the first cache.
 const PAIRS: usize = 64;
+
+/// A pair of inputs for each output of a vector.
+type Weights = [[bf16; 2]; LANES];
+/// A sum for each output of a vector.
+pub(crate) type Sums = [f32; LANES];
 
 /// How a weight `[outputs, inputs]` lies in memory: `[outputs / width][inputs / 2][width][2]`, outputs and inputs filled up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +56,9 @@ impl Panels {
         let bits = |value: &bf16| value.to_bits();
         weight.par_chunks(self.width * input).zip(packed.par_chunks(self.values())).all(|(rows, panel)| {
             rows.chunks(input).enumerate().all(|(output, row)| {
-                let pairs = panel.chunks_exact(2 * self.width).map(|outputs| &outputs[2 * output..][..2]);
-                row.chunks(2).zip(pairs).all(|(row, panel)| row.iter().map(bits).eq(panel.iter().map(bits)))
+                row.chunks(2)
+                    .zip(self.row(panel, output))
+                    .all(|(row, pair)| row.iter().map(bits).eq(pair.iter().map(bits)))
             })
         })
     }
@@ -59,44 +73,91 @@ impl Panels {
         2 * self.width * self.pairs
     }
 
-    /// The product of rows `x`, row-major `[rows, inputs]`, with a panel: `sums` `[rows, width]`, overwritten.
-    pub(crate) fn multiply(self, panel: &[bf16], x: &[f32], input: usize, sums: &mut Vec<f32>) {
-        sums.clear();
-        sums.resize(x.len() / input * self.width, 0.0);
-        match self.width {
-            64 => multiply::<64>(panel, x, input, sums),
-            48 => multiply::<48>(panel, x, input, sums),
-            32 => multiply::<32>(panel, x, input, sums),
-            _ => multiply::<16>(panel, x, input, sums),
+    /// The inputs of one output of a panel, in pairs, and what fills them up.
+    pub(crate) fn row(self, panel: &[bf16], output: usize) -> impl Iterator<Item = &[bf16]> {
+        panel.chunks_exact(2 * self.width).map(move |pair| &pair[2 * output..][..2])
+    }
+
+    /// How many panels so many rows are best multiplied by at a time.
+    pub(crate) fn together(rows: usize) -> usize {
+        match rows {
+            1 => 4,
+            2..=6 => 2,
+            _ => 1,
         }
     }
-}
 
-#[inline(never)]
-fn multiply<const WIDTH: usize>(panel: &[bf16], x: &[f32], input: usize, sums: &mut [f32]) {
-    let (pairs, _) = panel.as_chunks::<2>();
-    let (outputs, _) = pairs.as_chunks::<WIDTH>();
-    let (sums, _) = sums.as_chunks_mut::<WIDTH>();
-    for (part, outputs) in outputs.chunks(PAIRS).enumerate() {
-        for (row, sums) in x.chunks_exact(input).zip(sums.iter_mut()) {
-            let (row, _) = row.as_chunks::<2>();
-            // What fills the panel up has no inputs.
-            let row = row.get(part * PAIRS..).unwrap_or_default();
-            let mut kept = *sums;
-            for (weights, [even, odd]) in outputs.iter().zip(row) {
-                for (sum, [first, second]) in kept.iter_mut().zip(weights) {
-                    *sum = wide(*first).mul_add(*even, *sum);
-                    *sum = wide(*second).mul_add(*odd, *sum);
+    /// The product of rows `x`, `[rows][inputs / 2]`, with as many panels as [`Self::together`] says, or less, as `[rows][outputs]`
+    /// in vectors, overwritten.
+    ///
+    /// A sum takes up its products input by input, whatever the number of rows and panels.
+    pub(crate) fn multiply(self, panels: &[bf16], x: &[[f32; 2]], rows: usize, sums: &mut Vec<Sums>) {
+        let count = panels.len() / self.values();
+        sums.clear();
+        sums.resize(rows * count * self.width / LANES, [0.0; LANES]);
+        match rows {
+            1 => self.multiply_rows::<1, 4, 4>(panels, x, sums),
+            2 => self.multiply_rows::<2, 2, 4>(panels, x, sums),
+            3 => self.multiply_rows::<3, 2, 4>(panels, x, sums),
+            4 => self.multiply_rows::<4, 2, 2>(panels, x, sums),
+            5 => self.multiply_rows::<5, 2, 2>(panels, x, sums),
+            6 => self.multiply_rows::<6, 2, 2>(panels, x, sums),
+            7 => self.multiply_rows::<7, 1, 2>(panels, x, sums),
+            8 => self.multiply_rows::<8, 1, 2>(panels, x, sums),
+            9 => self.multiply_rows::<9, 1, 2>(panels, x, sums),
+            10 => self.multiply_rows::<10, 1, 2>(panels, x, sums),
+            11 => self.multiply_rows::<11, 1, 2>(panels, x, sums),
+            _ => self.multiply_rows::<MOST_ROWS, 1, 2>(panels, x, sums),
+        }
+    }
+
+    /// `VECTORS` of `PANELS` side by side, where they divide so.
+    fn multiply_rows<const ROWS: usize, const PANELS: usize, const VECTORS: usize>(
+        self,
+        panels: &[bf16],
+        x: &[[f32; 2]],
+        sums: &mut [Sums],
+    ) {
+        let pairs = x.len() / ROWS;
+        let x: [_; ROWS] = std::array::from_fn(|row| &x[row * pairs..(row + 1) * pairs]);
+        let (weights, _) = panels.as_chunks::<2>();
+        let (weights, _) = weights.as_chunks::<LANES>();
+        let vectors = self.width / LANES;
+        let panels: Vec<&[Weights]> = weights.chunks_exact(self.pairs * vectors).collect();
+        match <[&[Weights]; PANELS]>::try_from(panels.as_slice()) {
+            Ok(panels) if vectors.is_multiple_of(VECTORS) => {
+                add_products::<ROWS, PANELS, VECTORS>(panels, x, vectors, sums);
+            }
+            _ => {
+                for (place, panel) in panels.iter().enumerate() {
+                    let mut own = vec![[0.0; LANES]; ROWS * vectors];
+                    add_products::<ROWS, 1, 1>([panel], x, vectors, &mut own);
+                    let rows = sums.chunks_exact_mut(panels.len() * vectors);
+                    for (sums, own) in rows.zip(own.chunks_exact(vectors)) {
+                        sums[place * vectors..][..vectors].copy_from_slice(own);
+                    }
                 }
             }
-            *sums = kept;
         }
     }
 }
 
-#[inline(always)]
-fn wide(value: bf16) -> f32 {
-    f32::from_bits(u32::from(value.to_bits()) << 16)
+/// Adds the products of `ROWS` rows and `PANELS` panels to `sums` `[ROWS][PANELS][vectors]`. A panel is `[pairs][vectors]`; the
+/// rows are pairs of inputs, of one length, and no longer than the panels.
+///
+/// Several panels are read side by side, `VECTORS` vectors of each at a time: memory gives more to several readings than to one.
+fn add_products<const ROWS: usize, const PANELS: usize, const VECTORS: usize>(
+    panels: [&[Weights]; PANELS],
+    x: [&[[f32; 2]]; ROWS],
+    vectors: usize,
+    sums: &mut [Sums],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx512f") {
+        // SAFETY: the processor has it.
+        return unsafe { avx512::add_products::<ROWS, PANELS, VECTORS>(panels, x, vectors, sums) };
+    }
+    portable::add_products(panels, x, vectors, sums);
 }
 
 #[cfg(test)]
@@ -124,9 +185,9 @@ mod tests {
         #[test]
         fn panels_are_recognised_and_their_products_are_those_of_the_weight(
             width in proptest::sample::select(&WIDTHS[..]),
-            output in 1usize..150,
+            output in 1usize..300,
             half in 1usize..200,
-            rows in 1usize..6,
+            rows in 1usize..=MOST_ROWS,
         ) {
             let input = 2 * half;
             let weight = weight(output, input);
@@ -134,16 +195,51 @@ mod tests {
             let panels = Panels::of(&packed, &weight, input).expect("the order is a known one");
             let x: Vec<f32> = (0..rows * input).map(|place| (place % 17) as f32 / 8.0 - 1.0).collect();
             let mut sums = Vec::new();
-            for (first, panel) in packed.chunks(panels.values()).enumerate() {
-                panels.multiply(panel, &x, input, &mut sums);
-                for (row, sums) in x.chunks(input).zip(sums.chunks(panels.width())) {
+            let group = Panels::together(rows);
+            for (first, group_of_panels) in packed.chunks(group * panels.values()).enumerate() {
+                panels.multiply(group_of_panels, x.as_chunks().0, rows, &mut sums);
+                let sums = sums.as_flattened();
+                for (row, sums) in x.chunks(input).zip(sums.chunks(sums.len() / rows)) {
                     for (place, sum) in sums.iter().enumerate() {
-                        let output = first * panels.width() + place;
+                        let output = first * group * panels.width() + place;
                         let Some(weights) = weight.chunks(input).nth(output) else { continue };
                         let expected: f64 =
                             row.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
                         prop_assert!((f64::from(*sum) - expected).abs() < 1e-3, "{sum} for {expected}");
                     }
+                }
+            }
+        }
+
+        #[test]
+        fn every_processor_and_every_grouping_makes_the_same_sums(
+            pairs in 1usize..200,
+            values in proptest::collection::vec(-1f32..1.0, 97),
+        ) {
+            const VECTORS: usize = 4;
+            let weights = |seed: usize| -> Vec<Weights> {
+                let value = |place: usize| bf16::from_f32(values[(place * 31 + seed) % values.len()]);
+                (0..pairs * VECTORS)
+                    .map(|line| std::array::from_fn(|lane| [0, 1].map(|odd| value((line * LANES + lane) * 2 + odd))))
+                    .collect()
+            };
+            let panels = [weights(0), weights(1)];
+            let rows: [Vec<[f32; 2]>; 3] = std::array::from_fn(|row| {
+                (0..pairs).map(|pair| [0, 1].map(|odd| values[(pair * 2 + odd + row * 7) % values.len()])).collect()
+            });
+            let x = rows.each_ref().map(Vec::as_slice);
+            let [first, second] = panels.each_ref().map(Vec::as_slice);
+            let zeros = |count: usize| vec![[0f32; LANES]; count];
+            let mut together = zeros(3 * 2 * VECTORS);
+            add_products::<3, 2, 4>([first, second], x, VECTORS, &mut together);
+            let mut plain = zeros(3 * 2 * VECTORS);
+            portable::add_products([first, second], x, VECTORS, &mut plain);
+            prop_assert_eq!(&together, &plain);
+            for (row, sums) in x.into_iter().zip(together.chunks(2 * VECTORS)) {
+                for (panel, sums) in [first, second].into_iter().zip(sums.chunks(VECTORS)) {
+                    let mut alone = zeros(VECTORS);
+                    add_products::<1, 1, 1>([panel], [row], VECTORS, &mut alone);
+                    prop_assert_eq!(alone.as_slice(), sums);
                 }
             }
         }

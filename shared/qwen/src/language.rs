@@ -125,8 +125,8 @@ impl LanguageModel {
         let tied = config.tie_word_embeddings.unwrap_or_else(|| !vb.contains_tensor("lm_head.weight"));
         let mut embeddings = Linear::from_weight(embeddings);
         // Before anything else is read, as the table is held twice meanwhile.
-        if tied && preparation.backend.is_some() {
-            embeddings.prepare_table(vb.dtype())?;
+        if let (true, Some(backend)) = (tied, preparation.backend) {
+            embeddings.prepare_table(vb.dtype(), backend)?;
         }
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         let mut kept = Vec::new();

@@ -110,9 +110,9 @@ impl Linear {
     }
 
     /// As [`Self::prepare`] for the table of the embeddings, so that [`Self::rows`] can still read it.
-    pub(crate) fn prepare_table(&mut self, compute: DType) -> Result<()> {
+    pub(crate) fn prepare_table(&mut self, compute: DType, backend: Backend) -> Result<()> {
         if let Weight::Plain(weight) = &self.weight
-            && let Some(map) = PreparedLinear::table(weight, compute)?
+            && let Some(map) = PreparedLinear::table(weight, compute, backend)?
         {
             self.weight = Weight::Prepared(map);
         }
