@@ -18,6 +18,7 @@ use rayon::prelude::*;
 use crate::flash;
 use crate::{
     elementwise::{softmax, softmax_row},
+    few_queries::FewQueries,
     memory::is_cpu_f32,
     narrow::{self, NarrowAttention},
     prepared::Backend,
@@ -63,9 +64,7 @@ pub fn attention(
         return composed(q, k, v, scale, mask, &sizes);
     }
     let narrow = match backend {
-        Backend::OneDnn(library) if q.dtype() == DType::BF16 && sizes.queries >= narrow::FEWEST_QUERIES => {
-            Some(library)
-        }
+        Backend::OneDnn(library) if q.dtype() == DType::BF16 => Some(library),
         _ => None,
     };
     if !is_cpu_f32(q) && narrow.is_none() {
@@ -81,7 +80,10 @@ pub fn attention(
     };
     let scale = scale as f32;
     let attended = match narrow {
-        Some(library) => q.apply_op3_no_bwd(k, v, &NarrowAttention { scale, parts, sizes, library })?,
+        Some(library) if sizes.queries >= narrow::FEWEST_QUERIES => {
+            q.apply_op3_no_bwd(k, v, &NarrowAttention { scale, parts, sizes, library })?
+        }
+        Some(_) => q.apply_op3_no_bwd(k, v, &FewQueries { scale, parts, sizes })?,
         None => q.apply_op3(k, v, Attention { scale, parts, sizes })?,
     };
     attended.transpose(1, 2)
@@ -91,7 +93,7 @@ pub fn attention(
 pub(crate) struct Sizes {
     pub(crate) batch: usize,
     pub(crate) heads: usize,
-    kv_heads: usize,
+    pub(crate) kv_heads: usize,
     pub(crate) queries: usize,
     keys: usize,
     pub(crate) dim: usize,
@@ -173,6 +175,11 @@ impl Part {
 
     pub(crate) fn keys(&self) -> usize {
         self.shared + self.own.len()
+    }
+
+    /// The rows of its keys, in their order.
+    pub(crate) fn seen_rows(&self) -> impl Iterator<Item = usize> {
+        (0..self.shared).chain(self.own.clone())
     }
 
     /// How many of its keys the part's query of this number sees.

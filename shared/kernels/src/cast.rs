@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor};
 use half::bf16;
 use rayon::prelude::*;
+pub(crate) use thicket_onednn::rounded;
 
 use crate::memory::in_order;
 
@@ -57,30 +58,11 @@ pub(crate) fn widened(value: bf16) -> f32 {
     f32::from_bits(u32::from(value.to_bits()) << 16)
 }
 
-/// The nearest bf16, of two the even one. Written without branches, so that loops over it vectorise; what is not a number
-/// stays none.
-#[inline(always)]
-pub(crate) fn rounded(value: f32) -> bf16 {
-    let bits = value.to_bits();
-    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    let quiet = bits >> 16 | 0x40;
-    bf16::from_bits(if value.is_nan() { quiet } else { nearest } as u16)
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
-    use proptest::prelude::*;
 
     use super::*;
-
-    proptest! {
-        #[test]
-        fn rounding_is_that_of_the_type(bits: u32) {
-            let value = f32::from_bits(bits);
-            prop_assert_eq!(rounded(value).to_bits(), bf16::from_f32(value).to_bits());
-        }
-    }
 
     #[test]
     fn a_cast_is_that_of_the_framework_in_any_layout() -> Result<()> {

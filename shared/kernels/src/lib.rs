@@ -7,6 +7,7 @@
 mod attention;
 mod cast;
 mod elementwise;
+mod few_queries;
 #[cfg(any(test, feature = "flash-attn"))]
 mod flash;
 mod linear;

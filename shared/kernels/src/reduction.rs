@@ -18,6 +18,19 @@ pub(crate) fn sum_of(values: &[f32], part: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest.iter().map(|&value| part(value)).sum::<f32>()
 }
 
+/// Sum of the products of two rows of one length.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut lanes = [0f32; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane = a.mul_add(*b, *lane);
+        }
+    }
+    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
 /// The largest value; minus infinity of none. Values that are not numbers are passed over.
 #[inline(always)]
 pub(crate) fn largest(values: &[f32]) -> f32 {
@@ -41,6 +54,7 @@ mod tests {
         for length in 0..70 {
             let values: Vec<f32> = (0..length).map(|value| value as f32).collect();
             assert_eq!(sum_of(&values, |value| 2.0 * value), (length * length) as f32 - length as f32);
+            assert_eq!(dot(&values, &values), values.iter().map(|value| value * value).sum::<f32>());
             assert_eq!(largest(&values), values.last().copied().unwrap_or(f32::NEG_INFINITY));
         }
     }

@@ -21,4 +21,4 @@ mod tiles;
 pub use dense::DenseProduct;
 pub use error::{Error, Missing};
 pub use library::Library;
-pub use linear::{Activation, PackedLinear, Value};
+pub use linear::{Activation, PackedLinear, Value, rounded};

@@ -443,7 +443,7 @@ fn logits(pass: &Pass, hidden: &Tensor) -> Result<Option<Tensor>> {
         return Ok(None);
     }
     let hidden = hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)?;
-    pass.model.language.logits(&hidden)?.to_dtype(DType::F32).map(Some)
+    thicket_kernels::cast(&pass.model.language.logits(&hidden)?, DType::F32).map(Some)
 }
 
 fn written(
