@@ -149,11 +149,19 @@ impl Block {
 
     /// The rest of the block, given what [`Block::project`] made of `x`.
     pub(crate) fn finish(&self, x: &Tensor, projected: &Projected, mask: &Mask) -> Result<Tensor> {
-        let Projected { q, k, v } = projected;
+        self.after_attention(x, &self.attend(projected, mask)?)
+    }
+
+    /// What every token attends to, `[batch, tokens, width]`.
+    fn attend(&self, Projected { q, k, v }: &Projected, mask: &Mask) -> Result<Tensor> {
         let mixed = attention(q, k, v, attention_scale(self.head_width), mask, self.backend)?;
-        let mixed = mixed.transpose(1, 2)?.flatten_from(2)?;
+        mixed.transpose(1, 2)?.flatten_from(2)
+    }
+
+    /// The rest, token by token: `x` and what its tokens attend to, `[..., width]`.
+    fn after_attention(&self, x: &Tensor, mixed: &Tensor) -> Result<Tensor> {
         // The stream stays f32 between blocks: rounding it each time would cost a half-precision model most.
-        let x = self.out_proj.forward_into(&mixed, Fused::None, Some(x))?;
+        let x = self.out_proj.forward_into(mixed, Fused::None, Some(x))?;
         let normal = self.ln_2.forward(&x)?;
         let hidden = match self.activation {
             Activation::QuickGelu => self.c_fc.forward_into(&normal, Fused::QuickGelu, None)?,
@@ -220,6 +228,18 @@ impl Transformer {
         let (batch, tokens, width) = x.dims3()?;
         let x = x.reshape((batch * tokens, width))?.index_select(rows, 0)?.reshape((batch, (), width))?;
         self.last.finish(&x, &projected.of_rows(rows)?, &Mask::Full)
+    }
+
+    /// As [`Self::last_rows`] for any number of tokens of each of the batch, which see what the mask lets them: `[rows, width]`.
+    pub(crate) fn last_tokens(
+        &self,
+        x: &Tensor,
+        projected: &Projected,
+        mask: &Mask,
+        rows: &Tensor,
+    ) -> Result<Tensor> {
+        let chosen = |all: &Tensor| all.flatten_to(1)?.index_select(rows, 0);
+        self.last.after_attention(&chosen(x)?, &chosen(&self.last.attend(projected, mask)?)?)
     }
 
     /// `x`: f32 `[batch, tokens, width]`. Returns the output, of the same shape, and the last block's projections.

@@ -41,17 +41,22 @@ impl TextTower {
         self.transformer.prepare(backend)
     }
 
-    /// `ids`: u32 `[batch, tokens]`. Returns the projected tokens `[batch, tokens, embedding]` and the last block's
+    /// `ids`: u32 `[batch, tokens]`. Returns all but the end of the last block: its input, `[batch, tokens, width]`, and its
     /// projections.
-    pub(crate) fn forward(&self, ids: &Tensor) -> Result<(Tensor, Projected)> {
+    pub(crate) fn before_last(&self, ids: &Tensor) -> Result<(Tensor, Projected)> {
         let (batch, length) = ids.dims2()?;
         let width = self.token_embedding.dim(D::Minus1)?;
         let positions = self.positional_embedding.narrow(0, 0, length)?;
         let embedded = self.token_embedding.index_select(&ids.flatten_all()?, 0)?;
         let embedded = embedded.to_dtype(positions.dtype())?;
         let x = embedded.reshape((batch, length, width))?.broadcast_add(&positions)?.to_dtype(DType::F32)?;
-        let (x, projected) = self.transformer.forward(x, &Mask::Causal)?;
-        let tokens = linear(&self.ln_final.forward(&x)?, &self.text_projection.t()?, None)?;
-        Ok((tokens, projected))
+        self.transformer.before_last(x, &Mask::Causal)
+    }
+
+    /// The projected tokens `[rows, embedding]` that `rows` names of the batch's `batch * tokens`, given what
+    /// [`Self::before_last`] made: nobody looks at the others.
+    pub(crate) fn finish(&self, x: &Tensor, projected: &Projected, rows: &Tensor) -> Result<Tensor> {
+        let x = self.transformer.last_tokens(x, projected, &Mask::Causal, rows)?;
+        linear(&self.ln_final.forward(&x)?, &self.text_projection.t()?, None)
     }
 }

@@ -1,6 +1,6 @@
 use candle_core::{DType, Device, Error, Result, Tensor};
 use candle_nn::VarBuilder;
-use thicket_kernels::Backend;
+use thicket_kernels::{Backend, among_workers};
 
 use crate::{
     Config, EndMark,
@@ -112,6 +112,10 @@ impl TwoTower {
     /// # Errors
     /// As [`Self::encode_image`].
     pub fn embed_image(&self, pixels: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        among_workers(pixels.device(), || self.embedded_image(pixels))
+    }
+
+    fn embedded_image(&self, pixels: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         self.check_pixels(pixels)?;
         let (batch, all) = (pixels.dim(0)?, self.config.image_tokens());
         let mut finished = 1;
@@ -167,6 +171,10 @@ impl TwoTower {
     /// # Errors
     /// Another shape, an id outside the vocabulary, or a failure of the device.
     pub fn encode_text(&self, ids: &Tensor) -> Result<TextFeatures> {
+        among_workers(ids.device(), || self.encoded_text(ids))
+    }
+
+    fn encoded_text(&self, ids: &Tensor) -> Result<TextFeatures> {
         let (batch, length) = ids.dims2()?;
         if length == 0 || length > self.config.text_length {
             let limit = self.config.text_length;
@@ -181,37 +189,57 @@ impl TwoTower {
         let ends: Vec<usize> = rows.iter().map(|row| end_position(row, self.config.end_mark)).collect();
 
         let ids = ids.narrow(1, 0, used)?.to_dtype(DType::U32)?.contiguous()?;
-        let (tokens, projected) = self.text.forward(&ids)?;
+        let (x, projected) = self.text.before_last(&ids)?;
+        let selected = match &self.text_selection {
+            None => vec![Vec::new(); batch],
+            Some(_) => self.selected_words(&projected, &rows, &ends, used)?,
+        };
+        // The end mark of each text and then its words, as many for each, the end mark again where there are fewer.
+        let most = selected.iter().map(Vec::len).max().unwrap_or(0);
+        let finished: Vec<u32> = ends
+            .iter()
+            .zip(&selected)
+            .enumerate()
+            .flat_map(|(text, (&end, selected))| {
+                let tokens = std::iter::once(end as u32).chain(selected.iter().copied());
+                let filler = std::iter::repeat_n(end as u32, most - selected.len());
+                tokens.chain(filler).map(move |token| (text * used) as u32 + token)
+            })
+            .collect();
+        let tokens = self.text.finish(&x, &projected, &Tensor::new(finished, ids.device())?)?;
+        let tokens = tokens.reshape((batch, 1 + most, self.config.embed_dim))?;
+        let bge = tokens.narrow(1, 0, 1)?.squeeze(1)?.to_dtype(DType::F32)?;
+        let selected: Vec<Vec<u32>> =
+            selected.iter().map(|words| (1..=words.len() as u32).collect()).collect();
+        let tse = self.text_selection.as_ref().map(|selection| selection.forward(&tokens, &selected));
+        Ok(TextFeatures { bge, tse: tse.transpose()? })
+    }
+
+    /// The words of each text that its end mark attends to most.
+    fn selected_words(
+        &self,
+        projected: &Projected,
+        rows: &[Vec<u32>],
+        ends: &[usize],
+        used: usize,
+    ) -> Result<Vec<Vec<u32>>> {
+        let (batch, heads, _, head_dim) = projected.q.dims4()?;
+        let device = projected.q.device();
         let end_rows: Vec<u32> =
             ends.iter().enumerate().map(|(row, end)| (row * used + end) as u32).collect();
-        let end_rows = Tensor::from_vec(end_rows, batch, tokens.device())?;
-        let flat_tokens = tokens.reshape((batch * used, self.config.embed_dim))?;
-        let bge = flat_tokens.index_select(&end_rows, 0)?.to_dtype(DType::F32)?;
-        let tse = match &self.text_selection {
-            None => None,
-            Some(selection) => {
-                let (_, heads, _, head_dim) = projected.q.dims4()?;
-                let end_query = projected
-                    .q
-                    .detach()
-                    .transpose(1, 2)?
-                    .reshape((batch * used, heads * head_dim))?
-                    .index_select(&end_rows, 0)?
-                    .reshape((batch, heads, 1, head_dim))?;
-                let future = future_mask(&ends, used, tokens.device())?;
-                let weights = attention_row(&end_query, &projected.k, Some(&future))?;
-                let selected: Vec<_> = weights
-                    .into_iter()
-                    .zip(&rows)
-                    .zip(&ends)
-                    .map(|((weights, ids), &end)| {
-                        selected_words(weights, &ids[..used], end, self.config.selected_words())
-                    })
-                    .collect();
-                Some(selection.forward(&tokens, &selected)?)
-            }
-        };
-        Ok(TextFeatures { bge, tse })
+        let end_query = projected
+            .q
+            .detach()
+            .transpose(1, 2)?
+            .reshape((batch * used, heads * head_dim))?
+            .index_select(&Tensor::new(end_rows, device)?, 0)?
+            .reshape((batch, heads, 1, head_dim))?;
+        let future = future_mask(ends, used, device)?;
+        let weights = attention_row(&end_query, &projected.k, Some(&future))?;
+        let selected = weights.into_iter().zip(rows).zip(ends).map(|((weights, ids), &end)| {
+            selected_words(weights, &ids[..used], end, self.config.selected_words())
+        });
+        Ok(selected.collect())
     }
 }
 

@@ -1,6 +1,6 @@
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use thicket_kernels::{Activation, Backend, Mask, PreparedLinear, linear};
+use thicket_kernels::{Activation, Backend, Mask, PreparedLinear, cast, linear};
 
 use crate::{
     Config,
@@ -95,14 +95,12 @@ impl VisionTower {
 
     /// What the first block sees, f32 `[batch, tokens, width]`.
     fn stream(&self, pixels: &Tensor) -> Result<Tensor> {
-        let pixels = pixels.to_dtype(self.dtype)?;
+        let pixels = cast(pixels, self.dtype)?;
         let patches = self.patches(&pixels)?;
         let (batch, _, width) = patches.dims3()?;
         let class = self.class_embedding.broadcast_as((batch, 1, width))?;
-        let x = Tensor::cat(&[&class, &patches], 1)?
-            .broadcast_add(&self.positional_embedding)?
-            .to_dtype(DType::F32)?;
-        self.ln_pre.forward(&x)?.to_dtype(DType::F32)
+        let x = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.positional_embedding)?;
+        cast(&self.ln_pre.forward(&cast(&x, DType::F32)?)?, DType::F32)
     }
 
     fn patches(&self, pixels: &Tensor) -> Result<Tensor> {

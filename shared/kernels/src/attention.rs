@@ -9,7 +9,8 @@ use candle_core::{
     WithDType,
 };
 use ndarray::{
-    Array2, ArrayView2, ArrayViewMut2, Axis, CowArray, Ix2, ShapeBuilder, Slice, linalg::general_mat_mul,
+    Array2, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, CowArray, Ix2, ShapeBuilder, Slice,
+    linalg::general_mat_mul,
 };
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -265,28 +266,20 @@ impl<'a, T: WithDType> Heads<'a, T> {
     }
 }
 
-/// Writes `[rows, d]` blocks, one for each `(batch, head)`, into `[batch, rows, heads, d]` order.
-pub(crate) fn interleave<T: WithDType>(
-    blocks: &[Array2<T>],
-    batch: usize,
-    heads: usize,
-    rows: usize,
-    dim: usize,
-) -> Vec<T> {
-    let mut output = vec![T::zero(); batch * heads * rows * dim];
-    if output.is_empty() {
-        return output;
+/// Values `[batch, rows, heads, d]`, written by `write` head by head, or as many heads at a time as `together` says: it is given
+/// the number of a piece, `batch * pieces + piece`, and the piece `[rows, together, d]`.
+pub(crate) fn by_heads<T: WithDType>(
+    [batch, rows, heads, dim]: [usize; 4],
+    together: usize,
+    write: impl Fn(usize, ArrayViewMut3<'_, T>) -> Result<()> + Sync,
+) -> Result<Vec<T>> {
+    let mut output = Array4::from_elem((batch, rows, heads, dim), T::zero());
+    if !output.is_empty() {
+        let pieces: Vec<_> = output.exact_chunks_mut((1, rows, together, dim)).into_iter().collect();
+        let pieces = pieces.into_par_iter().enumerate();
+        pieces.try_for_each(|(index, piece)| write(index, piece.index_axis_move(Axis(0), 0)))?;
     }
-    output.par_chunks_mut(rows * heads * dim).enumerate().for_each(|(b, output)| {
-        for h in 0..heads {
-            let target =
-                ArrayViewMut2::from_shape((rows, dim).strides((heads * dim, 1)), &mut output[h * dim..]);
-            if let Ok(mut target) = target {
-                target.assign(&blocks[b * heads + h]);
-            }
-        }
-    });
-    output
+    Ok(output.into_raw_vec_and_offset().0)
 }
 
 impl CustomOp3 for Attention {
@@ -305,22 +298,19 @@ impl CustomOp3 for Attention {
     ) -> Result<(CpuStorage, Shape)> {
         let Sizes { batch, heads, queries, dim, .. } = self.sizes;
         let (q, k, v) = (Heads::new(q, q_layout)?, Heads::new(k, k_layout)?, Heads::new(v, v_layout)?);
-        let blocks = (0..batch * heads)
-            .into_par_iter()
-            .map(|index| {
-                let (b, h) = (index / heads, index % heads);
-                let (q, kv_head) = (q.head(b, h)?, h / self.sizes.group());
-                let (k, v) = (k.head(b, kv_head)?, v.head(b, kv_head)?);
-                let mut block = Array2::zeros((queries, dim));
-                for part in &self.parts[b] {
-                    let (k, v) = (part.seen(k), part.seen(v));
-                    let weights = part.weights(self.scale, &rows(q, part.queries.clone()), &k.view());
-                    general_mat_mul(1.0, &weights, &v, 0.0, &mut rows_mut(&mut block, part.queries.clone()));
-                }
-                Ok(block)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let output = interleave(&blocks, batch, heads, queries, dim);
+        let output = by_heads([batch, queries, heads, dim], 1, |index, head| {
+            let mut head = head.index_axis_move(Axis(1), 0);
+            let (b, h) = (index / heads, index % heads);
+            let (q, kv_head) = (q.head(b, h)?, h / self.sizes.group());
+            let (k, v) = (k.head(b, kv_head)?, v.head(b, kv_head)?);
+            for part in &self.parts[b] {
+                let (k, v) = (part.seen(k), part.seen(v));
+                let weights = part.weights(self.scale, &rows(q, part.queries.clone()), &k.view());
+                let mut target = head.slice_axis_mut(Axis(0), Slice::from(part.queries.clone()));
+                general_mat_mul(1.0, &weights, &v, 0.0, &mut target);
+            }
+            Ok(())
+        })?;
         Ok((CpuStorage::F32(output), Shape::from((batch, queries, heads, dim))))
     }
 
@@ -375,7 +365,10 @@ impl CustomOp3 for Attention {
             dv.push(dv_block);
         }
         let tensor = |blocks: &[Array2<f32>], heads: usize, rows: usize| -> Result<Option<Tensor>> {
-            let values = interleave(blocks, batch, heads, rows, dim);
+            let values = by_heads([batch, rows, heads, dim], 1, |index, head| {
+                head.index_axis_move(Axis(1), 0).assign(&blocks[index]);
+                Ok(())
+            })?;
             Ok(Some(Tensor::from_vec(values, (batch, rows, heads, dim), &Device::Cpu)?.transpose(1, 2)?))
         };
         Ok((tensor(&dq, heads, queries)?, tensor(&dk, kv_heads, keys)?, tensor(&dv, kv_heads, keys)?))

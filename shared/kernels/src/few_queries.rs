@@ -2,11 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape};
 use half::bf16;
-use ndarray::{Array2, ArrayView2};
-use rayon::prelude::*;
+use ndarray::{ArrayView2, ArrayViewMut3, Axis};
 
 use crate::{
-    attention::{Heads, Part, Sizes, interleave},
+    attention::{Heads, Part, Sizes, by_heads},
     cast::{rounded, widened},
     elementwise::softmax_row,
     reduction::dot,
@@ -38,55 +37,44 @@ impl CustomOp3 for FewQueries {
         let Sizes { batch, heads, kv_heads, queries, dim, .. } = self.sizes;
         let (q, k, v) = (Heads::new(q, q_layout)?, Heads::new(k, k_layout)?, Heads::new(v, v_layout)?);
         let group = self.sizes.group();
-        let blocks = (0..batch * kv_heads)
-            .into_par_iter()
-            .map(|index| {
-                let (b, kv_head) = (index / kv_heads, index % kv_heads);
-                let (k, v) = (k.head(b, kv_head)?, v.head(b, kv_head)?);
-                let q =
-                    (0..group).map(|place| q.head(b, kv_head * group + place)).collect::<Result<Vec<_>>>()?;
-                let mut blocks = vec![Array2::from_elem((queries, dim), bf16::ZERO); group];
-                for part in &self.parts[b] {
-                    self.attend(part, &q, k, v, &mut blocks)?;
-                }
-                Ok(blocks)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let output = interleave(&blocks.concat(), batch, heads, queries, dim);
+        let output = by_heads([batch, queries, heads, dim], group, |index, mut heads| {
+            let (b, kv_head) = (index / kv_heads, index % kv_heads);
+            let (k, v) = (k.head(b, kv_head)?, v.head(b, kv_head)?);
+            let q = (0..group).map(|place| q.head(b, kv_head * group + place)).collect::<Result<Vec<_>>>()?;
+            self.parts[b].iter().try_for_each(|part| self.attend(part, &q, k, v, &mut heads))
+        })?;
         Ok((CpuStorage::BF16(output), Shape::from((batch, queries, heads, dim))))
     }
 }
 
 impl FewQueries {
-    /// Writes the part's rows of the heads that share keys and values.
+    /// Writes the part's rows of the heads that share keys and values, `[queries, heads, d]`.
     fn attend(
         &self,
         part: &Part,
         q: &[ArrayView2<'_, bf16>],
         k: ArrayView2<'_, bf16>,
         v: ArrayView2<'_, bf16>,
-        blocks: &mut [Array2<bf16>],
+        heads: &mut ArrayViewMut3<'_, bf16>,
     ) -> Result<()> {
-        let Sizes { dim, .. } = self.sizes;
-        let keys = part.keys();
+        let (dim, keys) = (self.sizes.dim, part.keys());
         // Every query of every head, one row each.
         let asking: Vec<(usize, usize)> =
             (0..q.len()).flat_map(|head| part.queries.clone().map(move |query| (head, query))).collect();
-        let wide_q: Vec<f32> = asking
-            .iter()
-            .flat_map(|&(head, query)| {
-                q[head].row(query).iter().map(|&x| widened(x) * self.scale).collect::<Vec<_>>()
-            })
-            .collect();
+        let mut wide_q = vec![0f32; asking.len() * dim];
+        for (wide, &(head, query)) in wide_q.chunks_exact_mut(dim).zip(&asking) {
+            widen(wide, q[head], query)?;
+            wide.iter_mut().for_each(|value| *value *= self.scale);
+        }
         let mut wide = vec![0f32; dim];
-        let mut scores = vec![0f32; asking.len() * keys];
+        let mut weights = vec![0f32; asking.len() * keys];
         for (place, key) in part.seen_rows().enumerate() {
             widen(&mut wide, k, key)?;
-            for (scores, q) in scores.chunks_exact_mut(keys).zip(wide_q.chunks_exact(dim)) {
+            for (scores, q) in weights.chunks_exact_mut(keys).zip(wide_q.chunks_exact(dim)) {
                 scores[place] = dot(q, &wide);
             }
         }
-        for (weights, (_, query)) in scores.chunks_exact_mut(keys).zip(&asking) {
+        for (weights, (_, query)) in weights.chunks_exact_mut(keys).zip(&asking) {
             let (seen, unseen) = weights.split_at_mut(part.visible(query - part.queries.start));
             softmax_row(seen);
             unseen.fill(0.0);
@@ -94,7 +82,7 @@ impl FewQueries {
         let mut mixed = vec![0f32; asking.len() * dim];
         for (place, key) in part.seen_rows().enumerate() {
             widen(&mut wide, v, key)?;
-            for (weights, mixed) in scores.chunks_exact(keys).zip(mixed.chunks_exact_mut(dim)) {
+            for (weights, mixed) in weights.chunks_exact(keys).zip(mixed.chunks_exact_mut(dim)) {
                 let weight = weights[place];
                 for (sum, value) in mixed.iter_mut().zip(&wide) {
                     *sum = value.mul_add(weight, *sum);
@@ -102,7 +90,8 @@ impl FewQueries {
             }
         }
         for (mixed, &(head, query)) in mixed.chunks_exact(dim).zip(&asking) {
-            for (target, &value) in blocks[head].row_mut(query).iter_mut().zip(mixed) {
+            let mut head = heads.index_axis_mut(Axis(1), head);
+            for (target, &value) in head.row_mut(query).iter_mut().zip(mixed) {
                 *target = rounded(value);
             }
         }

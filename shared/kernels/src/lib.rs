@@ -20,6 +20,7 @@ mod product;
 mod quantized;
 mod reduction;
 mod tile;
+mod workers;
 
 pub use attention::{Mask, attention};
 pub use cast::cast;
@@ -29,3 +30,4 @@ pub use normalisation::{layer_norm, rms_norm};
 pub use packed::PackedMatrix;
 pub use prepared::{Backend, PreparedLinear};
 pub use quantized::{Quantization, QuantizedMatrix};
+pub use workers::among_workers;

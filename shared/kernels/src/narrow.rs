@@ -1,15 +1,17 @@
 //! Attention in bf16 on the CPU, its products by oneDNN.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+};
 
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape};
 use half::bf16;
-use ndarray::{Array2, ArrayView2, Axis, Slice};
-use rayon::prelude::*;
-use thicket_onednn::{DenseProduct, Library};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, Slice};
+use thicket_onednn::{DenseProduct, Library, exponentials};
 
 use crate::{
-    attention::{Heads, Part, Sizes, interleave},
+    attention::{Heads, Part, Sizes, by_heads},
     cast::rounded,
     elementwise::exp,
     reduction::largest,
@@ -48,25 +50,23 @@ impl CustomOp3 for NarrowAttention {
         let Sizes { batch, heads, queries, dim, .. } = self.sizes;
         let (q, k, v) = (Heads::new(q, q_layout)?, Heads::new(k, k_layout)?, Heads::new(v, v_layout)?);
         let products = self.products()?;
-        let blocks = (0..batch * heads)
-            .into_par_iter()
-            .map_init(Scratch::default, |scratch, index| {
-                let (b, h) = (index / heads, index % heads);
-                let kv_head = h / self.sizes.group();
-                let (q, k, v) = (q.head(b, h)?, k.head(b, kv_head)?, v.head(b, kv_head)?);
-                let mut block = Array2::from_elem((queries, dim), bf16::ZERO);
-                for part in &self.parts[b] {
-                    self.attend(part, &products[&shape(part)], [q, k, v], scratch, &mut block)?;
-                }
-                Ok(block)
+        let output = by_heads([batch, queries, heads, dim], 1, |index, head| {
+            let mut head = head.index_axis_move(Axis(1), 0);
+            thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
+            let (b, h) = (index / heads, index % heads);
+            let kv_head = h / self.sizes.group();
+            let (q, k, v) = (q.head(b, h)?, k.head(b, kv_head)?, v.head(b, kv_head)?);
+            SCRATCH.with_borrow_mut(|scratch| {
+                self.parts[b].iter().try_for_each(|part| {
+                    self.attend(part, &products[&shape(part)], [q, k, v], scratch, head.view_mut())
+                })
             })
-            .collect::<Result<Vec<_>>>()?;
-        let output = interleave(&blocks, batch, heads, queries, dim);
+        })?;
         Ok((CpuStorage::BF16(output), Shape::from((batch, queries, heads, dim))))
     }
 }
 
-/// What a thread uses from head to head.
+/// What a thread uses from head to head, as long as it lives: a part of a megabyte.
 #[derive(Default)]
 struct Scratch {
     q: Vec<bf16>,
@@ -113,7 +113,7 @@ impl NarrowAttention {
         products: &Products,
         [q, k, v]: [ArrayView2<'_, bf16>; 3],
         scratch: &mut Scratch,
-        block: &mut Array2<bf16>,
+        mut head: ArrayViewMut2<'_, bf16>,
     ) -> Result<()> {
         let dim = self.sizes.dim;
         let count = part.queries.len();
@@ -133,11 +133,11 @@ impl NarrowAttention {
         }
         scratch.mixed.resize(rows * dim, 0.0);
         products.mix.run(&scratch.weights, &scratch.v, &mut scratch.mixed).map_err(Error::wrap)?;
-        let mut target = block.slice_axis_mut(Axis(0), Slice::from(part.queries.clone()));
+        let mut target = head.slice_axis_mut(Axis(0), Slice::from(part.queries.clone()));
         let mixed = scratch.mixed.chunks_exact(dim).zip(&scratch.sums);
-        for (mut target, (mixed, sum)) in target.rows_mut().into_iter().zip(mixed) {
+        for (target, (mixed, sum)) in target.rows_mut().into_iter().zip(mixed) {
             let share = 1.0 / sum;
-            for (target, &value) in target.iter_mut().zip(mixed) {
+            for (target, &value) in target.into_slice().unwrap_or_default().iter_mut().zip(mixed) {
                 *target = rounded(value * share);
             }
         }
@@ -168,6 +168,10 @@ fn gather<const N: usize>(
 /// Exponentials of the scaled scores that a query sees, less the largest, and zeros for the others. Returns their sum.
 fn weigh(scores: &[f32], visible: usize, scale: f32, weights: &mut [bf16]) -> f32 {
     let (scores, (weights, unseen)) = (&scores[..visible], weights.split_at_mut(visible));
+    unseen.fill(bf16::ZERO);
+    if let Some(sum) = exponentials(scores, scale, weights) {
+        return sum;
+    }
     let top = largest(scores) * scale;
     let weight = |score: f32| exp(score.mul_add(scale, -top));
     let (chunks, rest) = scores.as_chunks::<LANES>();
@@ -186,7 +190,6 @@ fn weigh(scores: &[f32], visible: usize, scale: f32, weights: &mut [bf16]) -> f3
         sum += value;
         *target = rounded(value);
     }
-    unseen.fill(bf16::ZERO);
     sum
 }
 

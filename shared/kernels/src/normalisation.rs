@@ -73,34 +73,46 @@ fn inverse_rms(row: &[f32], eps: f32) -> f32 {
     1.0 / (sum_of(row, |x| x * x) / row.len() as f32 + eps).sqrt()
 }
 
-/// Writes every value of every row, as `of_row` makes it of the row's value and what belongs to its column, in f32 or bf16.
-fn each_row<W: Copy + Sync, F: Fn(f32, W) -> f32>(
+/// `(x - mean) * scale * weight + bias` of every row, whose mean and scale `of_row` finds, in f32 or bf16.
+fn each_row(
     x: &[f32],
-    columns: &[W],
+    weight: &[f32],
+    bias: Option<&[f32]>,
     output: DType,
-    of_row: impl Fn(&[f32]) -> F + Sync,
+    of_row: impl Fn(&[f32]) -> (f32, f32) + Sync,
 ) -> CpuStorage {
     if output == DType::BF16 {
-        CpuStorage::BF16(stored(x, columns, rounded, of_row))
+        CpuStorage::BF16(stored(x, weight, bias, rounded, of_row))
     } else {
-        CpuStorage::F32(stored(x, columns, |value| value, of_row))
+        CpuStorage::F32(stored(x, weight, bias, |value| value, of_row))
     }
 }
 
-fn stored<T: Copy + Default + Send, W: Copy + Sync, F: Fn(f32, W) -> f32>(
+fn stored<T: Copy + Default + Send>(
     x: &[f32],
-    columns: &[W],
+    weight: &[f32],
+    bias: Option<&[f32]>,
     stored: impl Fn(f32) -> T + Sync,
-    of_row: impl Fn(&[f32]) -> F + Sync,
+    of_row: impl Fn(&[f32]) -> (f32, f32) + Sync,
 ) -> Vec<T> {
-    let width = columns.len();
+    let width = weight.len();
     let mut output = vec![T::default(); x.len()];
     let chunk = width * rows_per_task(width);
     output.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(output, x)| {
         for (output, x) in output.chunks_mut(width).zip(x.chunks(width)) {
-            let value = of_row(x);
-            for ((y, &x), &column) in output.iter_mut().zip(x).zip(columns) {
-                *y = stored(value(x, column));
+            let (mean, scale) = of_row(x);
+            let values = output.iter_mut().zip(x).zip(weight);
+            match bias {
+                Some(bias) => {
+                    for (((y, x), weight), bias) in values.zip(bias) {
+                        *y = stored((x - mean) * scale * weight + bias);
+                    }
+                }
+                None => {
+                    for ((y, x), weight) in values {
+                        *y = stored((x - mean) * scale * weight);
+                    }
+                }
             }
         }
     });
@@ -128,12 +140,8 @@ impl CustomOp3 for LayerNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) =
             (contiguous(x, x_layout)?, contiguous(weight, weight_layout)?, contiguous(bias, bias_layout)?);
-        let normal = |x: &[f32]| {
-            let (mean, scale) = moments(x, self.eps);
-            move |x: f32, (w, b): (f32, f32)| (x - mean) * scale * w + b
-        };
-        let affine: Vec<_> = weight.iter().copied().zip(bias.iter().copied()).collect();
-        Ok((each_row(x, &affine, self.output, normal), x_layout.shape().clone()))
+        let y = each_row(x, weight, Some(bias), self.output, |row| moments(row, self.eps));
+        Ok((y, x_layout.shape().clone()))
     }
 
     fn bwd(
@@ -186,11 +194,8 @@ impl CustomOp2 for RmsNorm {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight) = (contiguous(x, x_layout)?, contiguous(weight, weight_layout)?);
-        let normal = |x: &[f32]| {
-            let scale = inverse_rms(x, self.eps);
-            move |x: f32, w: f32| x * scale * w
-        };
-        Ok((each_row(x, weight, self.output, normal), x_layout.shape().clone()))
+        let y = each_row(x, weight, None, self.output, |row| (0.0, inverse_rms(row, self.eps)));
+        Ok((y, x_layout.shape().clone()))
     }
 
     fn bwd(

@@ -11,6 +11,7 @@ mod dense;
 mod desc;
 mod error;
 mod exit;
+mod exponentials;
 mod library;
 mod linear;
 mod lines;
@@ -20,5 +21,6 @@ mod tiles;
 
 pub use dense::DenseProduct;
 pub use error::{Error, Missing};
+pub use exponentials::exponentials;
 pub use library::Library;
 pub use linear::{Activation, PackedLinear, Value, rounded};

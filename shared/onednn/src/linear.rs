@@ -46,16 +46,6 @@ pub enum Activation {
 impl Activation {
     /// Every one.
     pub const ALL: [Self; 5] = [Self::None, Self::QuickGelu, Self::Silu, Self::GeluErf, Self::GeluTanh];
-
-    /// The function, where the library is not needed for it.
-    fn function(self) -> Option<fn(f32) -> f32> {
-        match self {
-            Self::None => Some(|x| x),
-            Self::QuickGelu => Some(|x| x / (1.0 + (-1.702 * x).exp())),
-            Self::Silu => Some(|x| x / (1.0 + (-x).exp())),
-            Self::GeluErf | Self::GeluTanh => None,
-        }
-    }
 }
 
 /// A type of inputs, weights or results: f32 or bf16.
@@ -83,10 +73,12 @@ mod sealed {
     impl Sealed for f32 {
         const TYPE: std::ffi::c_int = crate::api::TYPE_F32;
 
+        #[inline(always)]
         fn wide(self) -> f32 {
             self
         }
 
+        #[inline(always)]
         fn narrow(value: f32) -> Self {
             value
         }
@@ -99,10 +91,12 @@ mod sealed {
     impl Sealed for bf16 {
         const TYPE: std::ffi::c_int = crate::api::TYPE_BF16;
 
+        #[inline(always)]
         fn wide(self) -> f32 {
             self.to_f32()
         }
 
+        #[inline(always)]
         fn narrow(value: f32) -> Self {
             super::rounded(value)
         }
@@ -347,10 +341,19 @@ impl<T: Value> PackedLinear<T> {
         let rows = x.len() / input;
         length("x", x.len(), rows * input)?;
         length("residual", residual.map_or(rows * output, <[R]>::len), rows * output)?;
-        if let (Some(panels), Some(x), true, Some(activate)) =
-            (self.panels, T::bf16(x), (1..=panels::MOST_ROWS).contains(&rows), activation.function())
+        if let (Some(panels), Some(x), true) =
+            (self.panels, T::bf16(x), (1..=panels::MOST_ROWS).contains(&rows))
         {
-            return Ok(self.few_rows(panels, x, activate, residual));
+            match activation {
+                Activation::None => return Ok(self.few_rows(panels, x, |y| y, residual)),
+                Activation::QuickGelu => {
+                    return Ok(self.few_rows(panels, x, |y| y / (1.0 + (-1.702 * y).exp()), residual));
+                }
+                Activation::Silu => {
+                    return Ok(self.few_rows(panels, x, |y| y / (1.0 + (-y).exp()), residual));
+                }
+                Activation::GeluErf | Activation::GeluTanh => {}
+            }
         }
         let followers = Followers { activation, sum: residual.is_some() };
         let slice = self.slices.map_or(output, |slices| slices.outputs);
@@ -411,7 +414,7 @@ impl<T: Value> PackedLinear<T> {
         &self,
         panels: Panels,
         x: &[bf16],
-        activate: fn(f32) -> f32,
+        activate: impl Fn(f32) -> f32 + Sync,
         residual: Option<&[R]>,
     ) -> Vec<R> {
         let (output, input) = (self.output, self.input);
@@ -430,10 +433,21 @@ impl<T: Value> PackedLinear<T> {
                 let outputs = first..(first + sums.len()).min(output);
                 // SAFETY: groups do not overlap.
                 let y = unsafe { result.part(row, outputs.clone()) };
-                for ((place, output), sum) in y.iter_mut().zip(outputs).zip(sums) {
-                    let value = activate(sum + self.bias.as_ref().map_or(0.0, |bias| bias[output]));
-                    let before = residual.map_or(0.0, |residual| residual[row * self.output + output].wide());
-                    place.write(R::narrow(value + before));
+                let biased = |place: usize, sum: f32| match &self.bias {
+                    Some(bias) => activate(sum + bias[outputs.start + place]),
+                    None => activate(sum),
+                };
+                match residual.map(|residual| &residual[row * output..][outputs.clone()]) {
+                    Some(residual) => {
+                        for (place, ((y, sum), before)) in y.iter_mut().zip(sums).zip(residual).enumerate() {
+                            y.write(R::narrow(biased(place, *sum) + before.wide()));
+                        }
+                    }
+                    None => {
+                        for (place, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
+                            y.write(R::narrow(biased(place, *sum)));
+                        }
+                    }
                 }
             }
         });

@@ -9,7 +9,7 @@ use thicket_engine::{
     AdapterInfo, Answerer, AnswererInfo, Ask, EngineError, Load, Progress, Prompt, Question, Ticket,
     schedule::{Demand, Prefix, PrefixKey},
 };
-use thicket_kernels::{Backend, Quantization};
+use thicket_kernels::{Backend, Quantization, among_workers};
 
 use crate::{
     adapter::Adapter,
@@ -253,7 +253,8 @@ impl Answerer for QwenAnswerer {
     }
 
     fn step(&mut self) -> Progress {
-        self.engine.step(&self.tools)
+        let device = self.base.model.language.device().clone();
+        among_workers(&device, || self.engine.step(&self.tools))
     }
 
     fn load(&self) -> Load {
