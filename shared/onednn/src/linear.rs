@@ -9,7 +9,7 @@ use crate::{
     api::{ARG_BIAS, ARG_RESULT, ARG_SOURCE, ARG_WEIGHTS, TYPE_BF16, TYPE_F32},
     desc::{MemoryDesc, Order},
     lines::{Line, Lines},
-    panels::{self, Panels},
+    panels::Panels,
     primitive::{Followers, Primitive, Stream},
     tiles,
 };
@@ -341,8 +341,8 @@ impl<T: Value> PackedLinear<T> {
         let rows = x.len() / input;
         length("x", x.len(), rows * input)?;
         length("residual", residual.map_or(rows * output, <[R]>::len), rows * output)?;
-        if let (Some(panels), Some(x), true) =
-            (self.panels, T::bf16(x), (1..=panels::MOST_ROWS).contains(&rows))
+        if let (Some(panels), Some(x)) = (self.panels, T::bf16(x))
+            && (1..=panels.most_rows()).contains(&rows)
         {
             match activation {
                 Activation::None => return Ok(self.few_rows(panels, x, |y| y, residual)),
@@ -419,14 +419,13 @@ impl<T: Value> PackedLinear<T> {
     ) -> Vec<R> {
         let (output, input) = (self.output, self.input);
         let rows = x.len() / input;
-        let (pairs, _) = x.as_chunks::<2>();
-        let x: Vec<[f32; 2]> = pairs.iter().map(|pair| pair.map(bf16::to_f32)).collect();
+        let x = panels.rows(x, rows);
         let mut y = Vec::with_capacity(rows * output);
         let result = Target { start: y.as_mut_ptr(), rows, width: output };
-        let group = Panels::together(rows);
+        let group = x.panels();
         let groups = self.packed_bf16().par_chunks(group * panels.values()).enumerate();
         groups.with_min_len(FEWEST_GROUPS).for_each_init(Vec::new, |sums, (place, weights)| {
-            panels.multiply(weights, &x, rows, sums);
+            panels.multiply(weights, &x, sums);
             let sums = sums.as_flattened();
             let first = place * group * panels.width();
             for (row, sums) in sums.chunks_exact(sums.len() / rows).enumerate() {

@@ -4,14 +4,18 @@
 //! half of what memory gives then, and it is what decodes.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
 
 use half::bf16;
 use rayon::prelude::*;
 
-/// Most rows that are multiplied here; the library is as fast with a few more.
-pub(crate) const MOST_ROWS: usize = 12;
+/// Most rows that are multiplied in vectors; the library is as fast with a few more.
+const MOST_IN_VECTORS: usize = 12;
+/// Fewest rows that are multiplied in tiles, where there are any.
+const FEWEST_IN_TILES: usize = 7;
 /// Outputs that the library is known to keep side by side.
 const WIDTHS: [usize; 4] = [64, 48, 32, 16];
 /// The inputs are filled up to less than this many more.
@@ -78,23 +82,46 @@ impl Panels {
         panel.chunks_exact(2 * self.width).map(move |pair| &pair[2 * output..][..2])
     }
 
-    /// How many panels so many rows are best multiplied by at a time.
-    pub(crate) fn together(rows: usize) -> usize {
-        match rows {
-            1 => 4,
-            2..=6 => 2,
-            _ => 1,
-        }
+    /// Whether panels are multiplied in tiles too.
+    fn has_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.width == amx::WIDTH && self.pairs.is_multiple_of(amx::DEPTH / 2) && amx::available();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
     }
 
-    /// The product of rows `x`, `[rows][inputs / 2]`, with as many panels as [`Self::together`] says, or less, as `[rows][outputs]`
-    /// in vectors, overwritten.
+    /// Most rows that are multiplied here.
+    pub(crate) fn most_rows(self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_tiles() {
+            return amx::MOST_ROWS;
+        }
+        MOST_IN_VECTORS
+    }
+
+    /// Rows `x`, row-major `[rows, inputs]`, at least 1 and at most [`Self::most_rows`].
+    pub(crate) fn rows(self, x: &[bf16], rows: usize) -> Rows {
+        #[cfg(target_arch = "x86_64")]
+        if rows >= FEWEST_IN_TILES && self.has_tiles() {
+            return Rows { rows, values: Values::Tiles(amx::packed(x, rows)) };
+        }
+        let (pairs, _) = x.as_chunks::<2>();
+        Rows { rows, values: Values::Pairs(pairs.iter().map(|pair| pair.map(bf16::to_f32)).collect()) }
+    }
+
+    /// The product of some rows with as many panels as are best multiplied together, or less, as `[rows][outputs]` in vectors,
+    /// overwritten.
     ///
-    /// A sum takes up its products input by input, whatever the number of rows and panels.
-    pub(crate) fn multiply(self, panels: &[bf16], x: &[[f32; 2]], rows: usize, sums: &mut Vec<Sums>) {
-        let count = panels.len() / self.values();
+    /// In vectors a sum takes up its products input by input, whatever the number of rows and panels.
+    pub(crate) fn multiply(self, panels: &[bf16], x: &Rows, sums: &mut Vec<Sums>) {
+        let (rows, count) = (x.rows, panels.len() / self.values());
         sums.clear();
         sums.resize(rows * count * self.width / LANES, [0.0; LANES]);
+        let x = match &x.values {
+            #[cfg(target_arch = "x86_64")]
+            Values::Tiles(x) => return amx::multiply(panels, x, rows, sums.as_flattened_mut()),
+            Values::Pairs(x) => x.as_slice(),
+        };
         match rows {
             1 => self.multiply_rows::<1, 4, 4>(panels, x, sums),
             2 => self.multiply_rows::<2, 2, 4>(panels, x, sums),
@@ -107,7 +134,7 @@ impl Panels {
             9 => self.multiply_rows::<9, 1, 2>(panels, x, sums),
             10 => self.multiply_rows::<10, 1, 2>(panels, x, sums),
             11 => self.multiply_rows::<11, 1, 2>(panels, x, sums),
-            _ => self.multiply_rows::<MOST_ROWS, 1, 2>(panels, x, sums),
+            _ => self.multiply_rows::<MOST_IN_VECTORS, 1, 2>(panels, x, sums),
         }
     }
 
@@ -138,6 +165,30 @@ impl Panels {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Rows made ready for [`Panels::multiply`].
+pub(crate) struct Rows {
+    rows: usize,
+    values: Values,
+}
+
+enum Values {
+    /// `[rows][inputs / 2]`
+    Pairs(Vec<[f32; 2]>),
+    #[cfg(target_arch = "x86_64")]
+    Tiles(Vec<bf16>),
+}
+
+impl Rows {
+    /// How many panels they are best multiplied by at a time.
+    pub(crate) fn panels(&self) -> usize {
+        match (&self.values, self.rows) {
+            (Values::Pairs(_), 1) => 4,
+            (Values::Pairs(_), 2..=6) => 2,
+            _ => 1,
         }
     }
 }
@@ -187,17 +238,20 @@ mod tests {
             width in proptest::sample::select(&WIDTHS[..]),
             output in 1usize..300,
             half in 1usize..200,
-            rows in 1usize..=MOST_ROWS,
+            rows in 1usize..=40,
         ) {
             let input = 2 * half;
             let weight = weight(output, input);
             let packed = packed(&weight, input, width, input.next_multiple_of(32));
             let panels = Panels::of(&packed, &weight, input).expect("the order is a known one");
-            let x: Vec<f32> = (0..rows * input).map(|place| (place % 17) as f32 / 8.0 - 1.0).collect();
+            let rows = rows.min(panels.most_rows());
+            let x: Vec<bf16> =
+                (0..rows * input).map(|place| bf16::from_f32((place % 17) as f32 / 8.0 - 1.0)).collect();
+            let ready = panels.rows(&x, rows);
             let mut sums = Vec::new();
-            let group = Panels::together(rows);
+            let group = ready.panels();
             for (first, group_of_panels) in packed.chunks(group * panels.values()).enumerate() {
-                panels.multiply(group_of_panels, x.as_chunks().0, rows, &mut sums);
+                panels.multiply(group_of_panels, &ready, &mut sums);
                 let sums = sums.as_flattened();
                 for (row, sums) in x.chunks(input).zip(sums.chunks(sums.len() / rows)) {
                     for (place, sum) in sums.iter().enumerate() {

@@ -1,0 +1,264 @@
+//! Products of up to 32 rows in the tiles of AMX: as fast as memory gives the weights, where vectors are busy with the rows.
+
+use std::{
+    arch::{
+        asm,
+        x86_64::{__cpuid_count, _MM_HINT_T1, _mm_prefetch},
+    },
+    sync::OnceLock,
+};
+
+use half::bf16;
+
+use super::LANES;
+
+/// Most rows: two tiles of 16.
+pub(super) const MOST_ROWS: usize = 2 * TILE;
+/// Rows of a tile.
+const TILE: usize = 16;
+/// Inputs of a row of a tile.
+pub(super) const DEPTH: usize = 32;
+/// Outputs of a panel, four tiles side by side.
+pub(super) const WIDTH: usize = 4 * LANES;
+/// Bytes of the part of a panel that [`DEPTH`] inputs are multiplied by.
+const STEP: usize = DEPTH * WIDTH * size_of::<bf16>();
+/// Bytes between two pairs of inputs of a panel, and between two rows of sums.
+const ROW: usize = 4 * WIDTH;
+/// Places of the next panel that are asked for side by side.
+const STREAMS: usize = 8;
+
+/// Whether this process may use AMX in bf16.
+pub(super) fn available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| processor_has_it() && permitted())
+}
+
+fn processor_has_it() -> bool {
+    const EXTENDED_FEATURES: u32 = 7;
+    const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
+    // A processor without the leaf has neither of AVX-512, which is asked for first.
+    std::is_x86_feature_detected!("avx512f")
+        && __cpuid_count(EXTENDED_FEATURES, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+}
+
+/// Asks the system to keep the tiles of this process's threads, as every process has to that uses them.
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    const REQUEST_PERMISSION: libc::c_int = 0x1023;
+    const TILE_DATA: libc::c_int = 18;
+    // SAFETY: changes a setting of this process alone; a kernel that does not know it refuses.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+/// Rows in the order in which they are multiplied: `[inputs / 32][rows][32]`, filled up with zeros.
+pub(super) fn packed(x: &[bf16], rows: usize) -> Vec<bf16> {
+    let input = x.len() / rows;
+    let steps = input.div_ceil(DEPTH);
+    let mut packed = vec![bf16::ZERO; steps * rows * DEPTH];
+    for (row, values) in x.chunks_exact(input).enumerate() {
+        for (step, values) in values.chunks(DEPTH).enumerate() {
+            packed[(step * rows + row) * DEPTH..][..values.len()].copy_from_slice(values);
+        }
+    }
+    packed
+}
+
+/// The shapes of the eight tiles, as the processor reads them.
+#[repr(C, align(64))]
+struct Shapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    bytes_per_row: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// The tiles of this thread, as long as it lives.
+struct Tiles;
+
+impl Tiles {
+    /// Sums in 0 to 3 and inputs in 4, of `rows`, weights in 5 to 7; of more than a tile's rows the second 16 have the sums 2 and
+    /// 3 and the inputs 5.
+    ///
+    /// # Safety
+    /// AMX is [`available`], and rows are 1 to [`MOST_ROWS`].
+    unsafe fn shaped(rows: usize) -> Self {
+        let (first, second) = (rows.min(TILE) as u8, rows.saturating_sub(TILE) as u8);
+        let whole = TILE as u8;
+        let heights = match second {
+            0 => [first, first, first, first, first, whole, whole, whole],
+            _ => [first, first, second, second, first, second, whole, whole],
+        };
+        let mut shapes =
+            Shapes { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
+        shapes.rows[..8].copy_from_slice(&heights);
+        shapes.bytes_per_row[..8].fill(2 * DEPTH as u16);
+        // SAFETY: reads the shapes, which are within what the processor has.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, readonly)) };
+        Self
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: they are this thread's, and nobody's any more.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+/// The product of `rows` rows, as [`packed`], with a panel `[inputs / 2][64][2]`, as `[rows][64]`, overwritten. The panel has at
+/// least the packed inputs.
+///
+/// # Panics
+/// Without AMX, and for slices of another length.
+pub(super) fn multiply(panel: &[bf16], x: &[bf16], rows: usize, sums: &mut [f32]) {
+    assert!(available() && (1..=MOST_ROWS).contains(&rows));
+    let steps = x.len() / (rows * DEPTH);
+    assert!(
+        x.len() == steps * rows * DEPTH && size_of_val(panel) >= steps * STEP && sums.len() == rows * WIDTH
+    );
+    // SAFETY: asserted.
+    let _tiles = unsafe { Tiles::shaped(rows) };
+    let (panel, x, sums): (*const u8, *const u8, *mut u8) =
+        (panel.as_ptr().cast(), x.as_ptr().cast(), sums.as_mut_ptr().cast());
+    // SAFETY: what is read and written lies within the slices, whose lengths were asserted; what is asked for ahead need not be
+    // there. The tiles have the shapes that are used, and nobody else uses this thread's.
+    unsafe {
+        if rows <= TILE {
+            one_tile(panel, x, rows, steps, sums);
+        } else {
+            for half in 0..2 {
+                two_tiles(panel.add(half * ROW / 2), x, rows, steps, sums.add(half * ROW / 2), half == 0);
+            }
+        }
+    }
+}
+
+/// Sums of zero. The compiler has no use for tiles: they hold what they hold from one of these blocks to the next.
+unsafe fn clear_sums() {
+    // SAFETY: see [`multiply`].
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            out("tmm0") _,
+            out("tmm1") _,
+            out("tmm2") _,
+            out("tmm3") _,
+            options(nostack, nomem),
+        );
+    }
+}
+
+/// Up to 16 rows by the whole panel.
+unsafe fn one_tile(panel: *const u8, x: *const u8, rows: usize, steps: usize, sums: *mut u8) {
+    // SAFETY: see [`multiply`].
+    unsafe {
+        clear_sums();
+        for step in 0..steps {
+            ask_ahead(panel, step, steps);
+            asm!(
+                "tileloadd tmm4, [{x} + {x_row}*1]",
+                "tileloadd tmm5, [{w} + {w_row}*1]",
+                "tileloadd tmm6, [{w} + {w_row}*1 + 64]",
+                "tdpbf16ps tmm0, tmm4, tmm5",
+                "tileloadd tmm7, [{w} + {w_row}*1 + 128]",
+                "tdpbf16ps tmm1, tmm4, tmm6",
+                "tileloadd tmm5, [{w} + {w_row}*1 + 192]",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm4, tmm5",
+                x = in(reg) x.add(step * rows * 2 * DEPTH),
+                x_row = in(reg) 2 * DEPTH,
+                w = in(reg) panel.add(step * STEP),
+                w_row = in(reg) ROW,
+                out("tmm0") _,
+                out("tmm1") _,
+                out("tmm2") _,
+                out("tmm3") _,
+                out("tmm4") _,
+                out("tmm5") _,
+                out("tmm6") _,
+                out("tmm7") _,
+                options(nostack, readonly),
+            );
+        }
+        asm!(
+            "tilestored [{sums} + {row}*1], tmm0",
+            "tilestored [{sums} + {row}*1 + 64], tmm1",
+            "tilestored [{sums} + {row}*1 + 128], tmm2",
+            "tilestored [{sums} + {row}*1 + 192], tmm3",
+            sums = in(reg) sums,
+            row = in(reg) ROW,
+            options(nostack),
+        );
+    }
+}
+
+/// 17 to 32 rows by half of the panel.
+unsafe fn two_tiles(panel: *const u8, x: *const u8, rows: usize, steps: usize, sums: *mut u8, ask: bool) {
+    // SAFETY: see [`multiply`].
+    unsafe {
+        clear_sums();
+        for step in 0..steps {
+            if ask {
+                ask_ahead(panel, step, steps);
+            }
+            let x = x.add(step * rows * 2 * DEPTH);
+            asm!(
+                "tileloadd tmm4, [{x} + {x_row}*1]",
+                "tileloadd tmm6, [{w} + {w_row}*1]",
+                "tileloadd tmm5, [{y} + {x_row}*1]",
+                "tileloadd tmm7, [{w} + {w_row}*1 + 64]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                x = in(reg) x,
+                y = in(reg) x.add(TILE * 2 * DEPTH),
+                x_row = in(reg) 2 * DEPTH,
+                w = in(reg) panel.add(step * STEP),
+                w_row = in(reg) ROW,
+                out("tmm0") _,
+                out("tmm1") _,
+                out("tmm2") _,
+                out("tmm3") _,
+                out("tmm4") _,
+                out("tmm5") _,
+                out("tmm6") _,
+                out("tmm7") _,
+                options(nostack, readonly),
+            );
+        }
+        asm!(
+            "tilestored [{first} + {row}*1], tmm0",
+            "tilestored [{first} + {row}*1 + 64], tmm1",
+            "tilestored [{second} + {row}*1], tmm2",
+            "tilestored [{second} + {row}*1 + 64], tmm3",
+            first = in(reg) sums,
+            second = in(reg) sums.add(TILE * ROW),
+            row = in(reg) ROW,
+            options(nostack),
+        );
+    }
+}
+
+/// Asks for a part of the next panel, as much as a step multiplies, from several places of it: memory gives more to several readings
+/// than to one.
+fn ask_ahead(panel: *const u8, step: usize, steps: usize) {
+    const LINE: usize = 64;
+    let share = STEP / STREAMS;
+    for stream in 0..STREAMS {
+        let place = panel.wrapping_add(steps * (STEP + stream * share) + step * share);
+        for line in (0..share).step_by(LINE) {
+            // SAFETY: a hint, which need not be an address of memory.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(place.wrapping_add(line).cast()) };
+        }
+    }
+}
