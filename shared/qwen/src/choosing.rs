@@ -96,9 +96,9 @@ impl Chooser {
 }
 
 /// Index of the largest value, the first of equals; `None` where a value is not a number.
-pub(crate) fn argmax(values: &[f32]) -> Option<u32> {
+pub(crate) fn argmax(values: impl Iterator<Item = f32>) -> Option<u32> {
     let mut best = (0, f32::NEG_INFINITY);
-    for (index, &value) in values.iter().enumerate() {
+    for (index, value) in values.enumerate() {
         if value.is_nan() {
             return None;
         }
@@ -115,11 +115,11 @@ mod tests {
 
     #[test]
     fn the_first_of_equal_values_is_chosen() {
-        assert_eq!(argmax(&[1.0, 3.0, 3.0, 2.0]), Some(1));
+        assert_eq!(argmax([1.0, 3.0, 3.0, 2.0].into_iter()), Some(1));
     }
 
     #[test]
     fn logits_that_are_not_numbers_have_no_largest() {
-        assert_eq!(argmax(&[1.0, f32::NAN, 3.0]), None);
+        assert_eq!(argmax([1.0, f32::NAN, 3.0].into_iter()), None);
     }
 }

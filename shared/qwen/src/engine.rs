@@ -3,7 +3,7 @@ use std::{
     sync::Arc,
 };
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use thicket_cache::Cache;
 use thicket_engine::{
     Answer, EngineError, Finish, Generation, Load, Progress, Ticket,
@@ -186,7 +186,7 @@ impl Engine {
                 Ok(logits) => {
                     self.keep(&pass);
                     if let Some(logits) = logits {
-                        self.answer(&pass, &logits, tools, &mut progress);
+                        self.answer(&pass, logits, tools, &mut progress);
                     }
                 }
                 Err(cause) => self.fail(&pass, &EngineError::internal("forward pass", cause), &mut progress),
@@ -283,7 +283,7 @@ impl Engine {
         passes.into_values().collect()
     }
 
-    /// Runs a pass. Returns (answering sequences, vocab) in f32, or nothing where no prompt has come to its end. After an
+    /// Runs a pass. Returns (answering sequences, vocab), or nothing where no prompt has come to its end. After an
     /// error everything in the pass is to be thrown away.
     fn run(&mut self, pass: &Pass) -> Result<Option<Tensor>> {
         let (mut embeddings, mut positions) = (Vec::new(), Vec::new());
@@ -358,7 +358,7 @@ impl Engine {
     }
 
     /// Answers judgements and goes on with texts, a row of logits each.
-    fn answer(&mut self, pass: &Pass, logits: &Tensor, tools: &Tools, progress: &mut Progress) {
+    fn answer(&mut self, pass: &Pass, logits: Tensor, tools: &Tools, progress: &mut Progress) {
         let readout = match Readout::new(logits, &tools.words) {
             Ok(readout) => readout,
             Err(cause) => return self.fail(pass, &EngineError::internal("reading logits", cause), progress),
@@ -443,7 +443,7 @@ fn logits(pass: &Pass, hidden: &Tensor) -> Result<Option<Tensor>> {
         return Ok(None);
     }
     let hidden = hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)?;
-    thicket_kernels::cast(&pass.model.language.logits(&hidden)?, DType::F32).map(Some)
+    pass.model.language.logits(&hidden).map(Some)
 }
 
 fn written(

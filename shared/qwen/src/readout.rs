@@ -1,33 +1,32 @@
 //! What is read of logits, and where: a row of the vocabulary's length does not travel from a GPU.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{CpuStorage, D, DType, Result, Storage, Tensor};
+use half::bf16;
+use rayon::prelude::*;
 use thicket_engine::{EngineError, Verdict};
 
 use crate::choosing::{Chooser, Words, argmax};
 
-/// Logits f32 (rows, vocab) of a forward pass, read as far as the answers need them.
-pub(crate) struct Readout<'a> {
-    logits: &'a Tensor,
-    read: Read,
+/// Logits (rows, vocab) of a forward pass, read as far as the answers need them.
+pub(crate) struct Readout {
+    logits: Tensor,
+    /// The token of the largest logit of each row.
+    largest: Vec<Option<u32>>,
+    /// What a GPU reads off by itself for judgements, one a row.
+    words: Option<Vec<WordLogits>>,
 }
 
-enum Read {
-    /// Every row, on the processor.
-    Whole(Vec<Vec<f32>>),
-    /// What a GPU reads off by itself, one a row: the words' logits and the token of the largest logit.
-    Parts { words: Vec<WordLogits>, largest: Vec<Option<u32>> },
-}
-
-impl<'a> Readout<'a> {
+impl Readout {
     /// # Errors
     /// A failure of the device.
-    pub(crate) fn new(logits: &'a Tensor, words: &Words) -> Result<Self> {
-        let read = if logits.device().is_cpu() {
-            Read::Whole(logits.to_vec2()?)
-        } else {
-            Read::Parts { words: word_logits(logits, &words.all())?, largest: greedy(logits)? }
-        };
-        Ok(Self { logits, read })
+    pub(crate) fn new(logits: Tensor, words: &Words) -> Result<Self> {
+        if logits.device().is_cpu() {
+            let logits = if logits.dtype() == DType::BF16 { logits } else { logits.to_dtype(DType::F32)? };
+            return Ok(Self { largest: largest_of_rows(&logits)?, words: None, logits });
+        }
+        let logits = logits.to_dtype(DType::F32)?;
+        let words = Some(word_logits(&logits, &words.all())?);
+        Ok(Self { largest: greedy(&logits)?, words, logits })
     }
 
     /// p(Yes) by one row.
@@ -37,28 +36,51 @@ impl<'a> Readout<'a> {
         words: &Words,
         prompt_tokens: usize,
     ) -> std::result::Result<Verdict, EngineError> {
-        match &self.read {
-            Read::Whole(rows) => words.verdict(&rows[row], prompt_tokens),
-            Read::Parts { words: parts, .. } => words.verdict_of_parts(&parts[row], prompt_tokens),
+        match &self.words {
+            Some(parts) => words.verdict_of_parts(&parts[row], prompt_tokens),
+            None => {
+                let row = self.row(row).and_then(|row| row.to_vec1::<f32>());
+                let row = row.map_err(|cause| EngineError::internal("reading logits", cause))?;
+                words.verdict(&row, prompt_tokens)
+            }
         }
     }
 
     /// The next token by one row.
     pub(crate) fn choose(&self, row: usize, chooser: &mut Chooser) -> std::result::Result<u32, EngineError> {
-        let largest = match &self.read {
-            Read::Whole(rows) => argmax(&rows[row]),
-            Read::Parts { largest, .. } => largest[row],
-        };
+        let largest = self.largest[row];
         let largest =
             largest.ok_or_else(|| EngineError::internal("decoding", "the logits are not numbers"))?;
         match chooser {
             Chooser::Greedy => Ok(largest),
             Chooser::Sampled(processor) => self
-                .logits
-                .get(row)
+                .row(row)
                 .and_then(|row| processor.sample(&row))
                 .map_err(|cause| EngineError::internal("sampling", cause)),
         }
+    }
+
+    /// One row in f32.
+    fn row(&self, row: usize) -> Result<Tensor> {
+        self.logits.get(row)?.to_dtype(DType::F32)
+    }
+}
+
+/// The token of the largest logit of each row on the processor, bf16 or f32 (rows, vocab), where they are.
+fn largest_of_rows(logits: &Tensor) -> Result<Vec<Option<u32>>> {
+    let logits = logits.contiguous()?;
+    let (rows, vocab) = logits.dims2()?;
+    let (storage, layout) = logits.storage_and_layout();
+    let values = layout.start_offset()..layout.start_offset() + rows * vocab;
+    match &*storage {
+        Storage::Cpu(CpuStorage::BF16(all)) => Ok(all[values]
+            .par_chunks(vocab)
+            .map(|row| argmax(row.iter().map(|value| bf16::to_f32(*value))))
+            .collect()),
+        Storage::Cpu(CpuStorage::F32(all)) => {
+            Ok(all[values].par_chunks(vocab).map(|row| argmax(row.iter().copied())).collect())
+        }
+        _ => candle_core::bail!("logits of {:?} on the processor", logits.dtype()),
     }
 }
 
@@ -169,6 +191,16 @@ mod tests {
         assert_eq!(greedy(&logits).unwrap(), expected);
         let equal = Tensor::new(&[[1f32, 3.0, 3.0, 2.0]], &Device::Cpu).unwrap();
         assert_eq!(greedy(&equal).unwrap(), [Some(1)]);
+    }
+
+    #[test]
+    fn the_processor_reads_the_same_largest_logit_in_either_type() {
+        let narrow = rows(7, 500).to_dtype(DType::BF16).unwrap();
+        let wide = narrow.to_dtype(DType::F32).unwrap();
+        let expected: Vec<_> =
+            wide.to_vec2::<f32>().unwrap().into_iter().map(|row| argmax(row.into_iter())).collect();
+        assert_eq!(largest_of_rows(&narrow).unwrap(), expected);
+        assert_eq!(largest_of_rows(&wide.narrow(0, 2, 3).unwrap()).unwrap(), expected[2..5]);
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Writing {
     /// Chooses the next token by a row of logits. Returns why the text ends, where it does.
     pub(crate) fn go_on(
         &mut self,
-        readout: &Readout<'_>,
+        readout: &Readout,
         row: usize,
         stops: &[u32],
     ) -> std::result::Result<Option<Finish>, EngineError> {
