@@ -27,7 +27,7 @@ mod avx512 {
     const LANES: usize = 16;
     /// `ln(2)^n / n!`, the largest power first.
     const SERIES: [f32; 6] =
-        [0.001_333_355_8, 0.009_618_129, 0.055_504_11, 0.240_226_51, std::f32::consts::LN_2, 1.0];
+        [0.001_333_355_8, 0.009_618_129, 0.055_504_11, 0.240_226_5, std::f32::consts::LN_2, 1.0];
 
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(super) fn exponentials(scores: &[f32], scale: f32, weights: &mut [bf16]) -> f32 {

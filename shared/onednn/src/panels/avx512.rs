@@ -11,6 +11,8 @@ use super::{PAIRS, Sums, Weights};
 const AHEAD: usize = 4096;
 
 /// [`super::add_products`] on a processor with AVX-512.
+// The numbers of rows, panels and vectors are constants: the loops over them are unrolled and the sums stay in registers.
+#[allow(clippy::needless_range_loop)]
 #[target_feature(enable = "avx512f")]
 pub(super) fn add_products<const ROWS: usize, const PANELS: usize, const VECTORS: usize>(
     panels: [&[Weights]; PANELS],
