@@ -22,6 +22,8 @@ pub(crate) const FEWEST_QUERIES: usize = 8;
 /// Queries and keys are rounded up to multiples of these, so that code is generated for few shapes.
 const QUERIES_STEP: usize = 16;
 const KEYS_STEP: usize = 32;
+/// Scores that a thread keeps room for: 4 MiB of them.
+const KEPT: usize = 1 << 20;
 /// Values whose exponentials are summed side by side: two vector registers.
 const LANES: usize = 16;
 
@@ -57,16 +59,20 @@ impl CustomOp3 for NarrowAttention {
             let kv_head = h / self.sizes.group();
             let (q, k, v) = (q.head(b, h)?, k.head(b, kv_head)?, v.head(b, kv_head)?);
             SCRATCH.with_borrow_mut(|scratch| {
-                self.parts[b].iter().try_for_each(|part| {
-                    self.attend(part, &products[&shape(part)], [q, k, v], scratch, head.view_mut())
-                })
+                for part in &self.parts[b] {
+                    self.attend(part, &products[&shape(part)], [q, k, v], scratch, head.view_mut())?;
+                }
+                if scratch.scores.len() > KEPT {
+                    *scratch = Scratch::default();
+                }
+                Ok(())
             })
         })?;
         Ok((CpuStorage::BF16(output), Shape::from((batch, queries, heads, dim))))
     }
 }
 
-/// What a thread uses from head to head, as long as it lives: a part of a megabyte.
+/// What a thread uses from head to head, and keeps where it has no more than [`KEPT`] scores.
 #[derive(Default)]
 struct Scratch {
     q: Vec<bf16>,
