@@ -62,7 +62,7 @@ impl CustomOp3 for NarrowAttention {
                 for part in &self.parts[b] {
                     self.attend(part, &products[&shape(part)], [q, k, v], scratch, head.view_mut())?;
                 }
-                if scratch.scores.len() > KEPT {
+                if scratch.scores.capacity() > KEPT {
                     *scratch = Scratch::default();
                 }
                 Ok(())
