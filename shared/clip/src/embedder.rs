@@ -169,8 +169,7 @@ impl ClipEmbedder {
         let (height, width) = self.info.image_size;
         let pixels: Vec<f32> = images.iter().flat_map(|image| &image.pixels).copied().collect();
         let shape = (images.len(), 3, height as usize, width as usize);
-        let pixels = Tensor::from_vec(pixels, shape, &self.device)?;
-        let (bge, tse) = self.model.embed_image(&pixels)?;
+        let (bge, tse) = self.model.embed_image(&Tensor::from_vec(pixels, shape, &self.device)?)?;
         stored_vectors(&bge, tse.as_ref())
     }
 }

@@ -36,9 +36,14 @@ pub(super) fn available() -> bool {
 fn processor_has_it() -> bool {
     const EXTENDED_FEATURES: u32 = 7;
     const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
-    // A processor without the leaf has neither of AVX-512, which is asked for first.
-    std::is_x86_feature_detected!("avx512f")
-        && __cpuid_count(EXTENDED_FEATURES, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+    // A processor without the leaf has no AVX-512 either, which is asked for first.
+    if !std::is_x86_feature_detected!("avx512f") {
+        return false;
+    }
+    // SAFETY: every processor with AVX-512 has the instruction and the leaf. Newer compilers know that the call is safe.
+    #[allow(unused_unsafe)]
+    let leaf = unsafe { __cpuid_count(EXTENDED_FEATURES, 0) };
+    leaf.edx & BF16_AND_TILES == BF16_AND_TILES
 }
 
 /// Asks the system to keep the tiles of this process's threads, as every process has to that uses them.
