@@ -1,11 +1,14 @@
 //! A coordinator and several real galleries: one takes writes, two follow it.
 
+use std::time::Duration;
+
 use thicket_proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use thicket_proto::v1::embedding_service_client::EmbeddingServiceClient;
 use thicket_proto::v1::gallery_service_client::GalleryServiceClient;
 use thicket_proto::v1::search_person_response::Event;
 use thicket_proto::v1::{
-    DeleteRequest, EmbedTextRequest, Hit, InteractionSettings, SearchPersonRequest, SearchRequest,
+    DeleteRequest, EmbedTextRequest, Hit, InteractionSettings, ListCollectionsRequest, SearchPersonRequest,
+    SearchRequest,
 };
 use thicket_runtime::Role;
 use tonic::Code;
@@ -13,7 +16,7 @@ use tonic::transport::Channel;
 
 use crate::person_search::picture;
 use crate::processes::{COLLECTION, ITEMS, TEXTS, item};
-use crate::topology::{Layout, Processes};
+use crate::topology::{LIMIT, Layout, Processes};
 
 impl Processes {
     async fn connect(&self, role: Role, number: usize) -> Channel {
@@ -38,6 +41,28 @@ impl Processes {
         };
         let mut client = GalleryServiceClient::new(self.connect(Role::Gallery, gallery).await);
         client.search(request).await.unwrap().into_inner().rankings.remove(0).hits
+    }
+
+    /// Waits until every gallery has so many items. A read replica is behind for a moment after a write.
+    pub(crate) async fn galleries_have(&self, items: usize) {
+        for number in 0..=self.read_replicas.len() {
+            let mut client = GalleryServiceClient::new(self.connect(Role::Gallery, number).await);
+            let waiting = async {
+                loop {
+                    let held = client.list_collections(ListCollectionsRequest {}).await.unwrap().into_inner();
+                    if held
+                        .collections
+                        .iter()
+                        .any(|held| held.name == COLLECTION && held.items == items as u64)
+                    {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let waited = tokio::time::timeout(LIMIT, waiting).await;
+            assert!(waited.is_ok(), "gallery {number} does not catch up\n{}", self.said());
+        }
     }
 
     /// Deletes an item at the gallery that takes writes; returns the last transaction.
