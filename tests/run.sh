@@ -141,6 +141,8 @@ check_cuda() (
     eval "$environment"
     cargo check --locked -p thicket-embedding -p thicket-answer \
         --features thicket-embedding/flash-attn,thicket-answer/flash-attn
+    # What a GPU has to pass.
+    cargo check --locked -p thicket-cuda --features cuda --tests
 )
 
 install_nextest() {

@@ -62,6 +62,12 @@ pub fn attention(
         if q.device().is_cuda() && flash::suits(q.dtype(), sizes.dim, mask) {
             return flash::attention(q, k, v, scale, mask);
         }
+        if let Mask::Full | Mask::Causal = mask
+            && let Some(attended) =
+                thicket_cuda::attention(q, k, v, scale as f32, matches!(mask, Mask::Causal))?
+        {
+            return attended.transpose(1, 2);
+        }
         return composed(q, k, v, scale, mask, &sizes);
     }
     let narrow = match backend {
@@ -176,11 +182,6 @@ impl Part {
 
     pub(crate) fn keys(&self) -> usize {
         self.shared + self.own.len()
-    }
-
-    /// The rows of its keys, in their order.
-    pub(crate) fn seen_rows(&self) -> impl Iterator<Item = usize> {
-        (0..self.shared).chain(self.own.clone())
     }
 
     /// How many of its keys the part's query of this number sees.

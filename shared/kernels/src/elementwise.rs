@@ -83,6 +83,9 @@ pub fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if fits && gate.device().is_cpu() && matches!(gate.dtype(), DType::F32 | DType::BF16) {
         return gate.contiguous()?.apply_op2(&up.contiguous()?, Gated);
     }
+    if let Some(gated) = thicket_cuda::gated(gate, up)? {
+        return Ok(gated);
+    }
     (gate.to_dtype(DType::F32)?.silu()? * up.to_dtype(DType::F32)?)?.to_dtype(up.dtype())
 }
 
@@ -188,6 +191,23 @@ impl CustomOp1 for QuickGelu {
         })?;
         Ok(Some(Tensor::from_vec(result, x.shape(), x.device())?))
     }
+}
+
+/// Rotary positions: the two halves `a`, `b` of every head of x `[tokens, heads, d]` become `(a cos - b sin, b cos + a sin)`,
+/// computed in f32; cos and sin are f32 `[tokens, 1, d / 2]`. For a GPU: on the CPU it is several passes.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    if let Some(rotated) = thicket_cuda::rotated(x, cos, sin)? {
+        return Ok(rotated);
+    }
+    let half = x.dim(D::Minus1)? / 2;
+    let wide = x.to_dtype(DType::F32)?;
+    let (a, b) = (wide.narrow(D::Minus1, 0, half)?, wide.narrow(D::Minus1, half, half)?);
+    let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
+    let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
+    Tensor::cat(&[first, second], D::Minus1)?.to_dtype(x.dtype())
 }
 
 /// Softmax over the last dimension, largest value subtracted first.

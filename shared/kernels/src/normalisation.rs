@@ -1,5 +1,6 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+use thicket_cuda::Scale;
 
 use crate::{
     cast::rounded,
@@ -23,6 +24,10 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, output: 
             DType::BF16 => x.apply_op3_no_bwd(weight, bias, &LayerNorm { eps: eps as f32, output }),
             _ => layer_norm(&x, weight, bias, eps, DType::F32)?.to_dtype(output),
         };
+    }
+    let scale = Scale { weight, bias: Some(bias) };
+    if let Some(normal) = thicket_cuda::normalised(x, scale, eps as f32, true, output)? {
+        return Ok(normal);
     }
     let wide = x.to_dtype(DType::F32)?;
     if !x.device().is_cpu() && ![x, weight, bias].into_iter().any(Tensor::track_op) {
@@ -49,6 +54,11 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, output: DType) -> Result<
             DType::BF16 => x.apply_op2_no_bwd(weight, &RmsNorm { eps: eps as f32, output }),
             _ => rms_norm(&x, weight, eps, DType::F32)?.to_dtype(output),
         };
+    }
+    if let Some(normal) =
+        thicket_cuda::normalised(x, Scale { weight, bias: None }, eps as f32, false, output)?
+    {
+        return Ok(normal);
     }
     let wide = x.to_dtype(DType::F32)?;
     if !x.device().is_cpu() && !x.track_op() && !weight.track_op() {

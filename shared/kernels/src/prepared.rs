@@ -8,7 +8,7 @@ use thicket_onednn::{Library, PackedLinear};
 
 use crate::{
     cast::{converted, rounded, widened},
-    elementwise::Activation,
+    elementwise::{Activation, quick_gelu},
     memory::{contiguous, in_order},
     packed::{Finish, PackedMatrix},
 };
@@ -23,8 +23,8 @@ pub enum Backend {
     OneDnn(&'static Library),
 }
 
-/// A linear map made ready for inference on the CPU: its weight is packed once, and bias, activation and residual sum are
-/// added while a product is at hand. It has no gradient. Clones share the weight.
+/// A linear map made ready for inference. On the CPU its weight is packed once, and bias, activation and residual sum are added
+/// while a product is at hand; on a GPU they are one pass after it. It has no gradient. Clones share the weight.
 #[derive(Debug, Clone)]
 pub struct PreparedLinear {
     inner: Arc<Inner>,
@@ -39,17 +39,25 @@ struct Inner {
 
 #[derive(Debug)]
 enum Product {
-    Panels { weight: PackedMatrix, bias: Option<Vec<f32>> },
+    Panels {
+        weight: PackedMatrix,
+        bias: Option<Vec<f32>>,
+    },
     OneDnn(PackedLinear<f32>),
     OneDnnBf16(PackedLinear<bf16>),
+    /// On a GPU: the weight as it is, the bias in f32.
+    Gpu {
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
 }
 
 impl PreparedLinear {
     /// Packs `weight` `[out, in]` with `bias` `[out]` for inputs of type `compute`. The bytes of the weight stay as many:
     /// for f32 it stays in the type that it has, f32, f16 or bf16; for bf16 it becomes bf16.
     ///
-    /// `None` where the backend has nothing better than candle: on another device, and for a `compute` that it does not
-    /// multiply in.
+    /// `None` where there is nothing better than candle's operations: for a `compute` that the backend does not multiply in, and
+    /// on a GPU without the kernels of this project or with a weight of another type than f32 or bf16, or than `compute`.
     ///
     /// # Errors
     /// Another shape or type, or a failure of oneDNN.
@@ -59,10 +67,16 @@ impl PreparedLinear {
         compute: DType,
         backend: Backend,
     ) -> Result<Option<Self>> {
-        if !weight.device().is_cpu() {
-            return Ok(None);
-        }
         let (output, input) = weight.dims2()?;
+        if !weight.device().is_cpu() {
+            let computed = weight.dtype() == compute && matches!(compute, DType::F32 | DType::BF16);
+            if !thicket_cuda::BUILT || !computed {
+                return Ok(None);
+            }
+            let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
+            let product = Product::Gpu { weight: weight.clone(), bias };
+            return Ok(Some(Self { inner: Arc::new(Inner { product, output, input }) }));
+        }
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
         if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != output) {
             return Err(Error::Msg(format!("a bias of {} values for {output} outputs", bias.len())));
@@ -145,17 +159,72 @@ impl PreparedLinear {
         let fits = |residual: &Tensor| {
             residual.dims().split_last() == dims.split_last().map(|(_, rows)| (&output, rows))
         };
-        if !x.device().is_cpu() || dims.last() != Some(&input) || !residual.is_none_or(fits) {
+        let there = match &self.inner.product {
+            Product::Gpu { weight, .. } => x.device().same_device(weight.device()),
+            _ => x.device().is_cpu(),
+        };
+        if !there || dims.last() != Some(&input) || !residual.is_none_or(fits) {
             return Err(Error::Msg(format!(
                 "linear map of x {dims:?} by a prepared weight [{output}, {input}] and residual {:?}",
                 residual.map(Tensor::dims)
             )));
+        }
+        if let Product::Gpu { weight, bias } = &self.inner.product {
+            return on_gpu(x, weight, bias.as_ref(), activation, residual);
         }
         let fused = Fused { map: &self.inner, activation };
         let x = x.contiguous()?;
         match residual {
             None => x.apply_op1_no_bwd(&fused),
             Some(residual) => x.apply_op2_no_bwd(&residual.contiguous()?, &fused),
+        }
+    }
+}
+
+/// The map where weight `[out, in]`, bias f32 `[out]` and `x` `[..., in]` are on a GPU.
+fn on_gpu(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (output, input) = weight.dims2()?;
+    let mut shape = x.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = output;
+    }
+    // One large product instead of one for each leading index.
+    let y = x.reshape(((), input))?.matmul(&weight.t()?)?.reshape(shape)?;
+    if bias.is_none() && activation == Activation::None && residual.is_none() {
+        return Ok(y);
+    }
+    let residual = residual.map(Tensor::contiguous).transpose()?;
+    if let Some(finished) = thicket_cuda::finished(&y, bias, activation.into(), residual.as_ref())? {
+        return Ok(finished);
+    }
+    let wide = y.to_dtype(DType::F32)?;
+    let wide = match bias {
+        Some(bias) => wide.broadcast_add(bias)?,
+        None => wide,
+    };
+    let wide = match activation {
+        Activation::None => wide,
+        Activation::QuickGelu => quick_gelu(&wide)?,
+        Activation::Silu => wide.silu()?,
+    };
+    match residual {
+        Some(residual) => wide + residual,
+        None => wide.to_dtype(y.dtype()),
+    }
+}
+
+impl From<Activation> for thicket_cuda::Activation {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::None => Self::None,
+            Activation::QuickGelu => Self::QuickGelu,
+            Activation::Silu => Self::Silu,
         }
     }
 }
@@ -197,6 +266,9 @@ impl Fused<'_> {
                     (CpuStorage::BF16(_), None) => CpuStorage::BF16(converted(&y, rounded)),
                     _ => CpuStorage::F32(y),
                 }
+            }
+            Product::Gpu { .. } => {
+                return Err(Error::Msg("a weight on a GPU and values on the CPU".to_string()));
             }
             Product::OneDnn(map) => {
                 let x = contiguous(x, layout)?;

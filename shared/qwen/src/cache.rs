@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
+use thicket_kernels::{Entry, Sequence};
 
 /// Room added when a cache outgrows its capacity, at least.
 const GROWTH: usize = 32;
@@ -91,44 +92,46 @@ impl KvCache {
         self.len() == 0
     }
 
-    /// Writes the keys and values (new tokens, kv heads, head_dim; contiguous) of one layer after those held, and
-    /// returns all of them as (tokens, kv heads, head_dim). The length changes only with [`Self::advance`], when
-    /// every layer has its share.
-    pub(crate) fn append(
-        &mut self,
-        layer: usize,
-        keys: &Tensor,
-        values: &Tensor,
-    ) -> Result<(Tensor, Tensor)> {
-        let len = self.len;
-        let total = len + keys.dim(0)?;
-        let prefix = self.prefix.as_ref().map(|prefix| &prefix.layers[layer]);
+    /// Where the keys and values (new tokens, kv heads, head_dim; contiguous) of one layer go, after those held. There is room
+    /// for them then. The length changes only with [`Self::advance`], when every layer has its share.
+    pub(crate) fn entry(&mut self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<Entry> {
+        let total = self.len + keys.dim(0)?;
         let layer = &mut self.layers[layer];
         let capacity = layer.keys.dim(0)?;
         if total > capacity {
             let capacity = total.max(capacity + capacity / 2).max(capacity + GROWTH);
-            layer.keys = grown(&layer.keys, len, capacity)?;
-            layer.values = grown(&layer.values, len, capacity)?;
+            layer.keys = grown(&layer.keys, self.len, capacity)?;
+            layer.values = grown(&layer.values, self.len, capacity)?;
         }
-        layer.keys.slice_set(keys, 0, len)?;
-        layer.values.slice_set(values, 0, len)?;
-        let (keys, values) = (layer.keys.narrow(0, 0, total)?, layer.values.narrow(0, 0, total)?);
-        match prefix {
-            None => Ok((keys, values)),
-            // In one piece for the time of the product, so that it is summed as a whole prompt's is: bit for bit the
-            // same answer. Reading all of it is what attention does anyway.
-            Some(prefix) => Ok((joined(&prefix.keys, &keys)?, joined(&prefix.values, &values)?)),
-        }
+        Ok(Entry {
+            keys: keys.clone(),
+            values: values.clone(),
+            held_keys: layer.keys.clone(),
+            held_values: layer.values.clone(),
+            at: self.len,
+        })
+    }
+
+    /// The queries of the newest tokens with all keys and values of one layer, whose entries of `new` tokens are written by the
+    /// time that it is attended to.
+    pub(crate) fn sequence(&self, layer: usize, queries: Tensor, new: usize) -> Result<Sequence> {
+        let beginning = self.prefix.as_ref().map(|prefix| {
+            let Layer { keys, values } = &prefix.layers[layer];
+            (keys.clone(), values.clone())
+        });
+        let (Layer { keys, values }, total) = (&self.layers[layer], self.len + new);
+        Ok(Sequence {
+            queries,
+            beginning,
+            keys: keys.narrow(0, 0, total)?,
+            values: values.narrow(0, 0, total)?,
+        })
     }
 
     /// Counts tokens whose entries every layer has received.
     pub(crate) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
     }
-}
-
-fn joined(first: &Tensor, second: &Tensor) -> Result<Tensor> {
-    Tensor::cat(&[first, second], 0)
 }
 
 fn grown(held: &Tensor, len: usize, capacity: usize) -> Result<Tensor> {
@@ -144,13 +147,27 @@ fn grown(held: &Tensor, len: usize, capacity: usize) -> Result<Tensor> {
 mod tests {
     use super::*;
 
+    /// Writes entries to the only layer and returns all keys and values, those of a beginning first.
+    fn append(cache: &mut KvCache, keys: &Tensor, values: &Tensor) -> (Tensor, Tensor) {
+        thicket_kernels::store(&[cache.entry(0, keys, values).unwrap()]).unwrap();
+        let Sequence { beginning, keys, values, .. } =
+            cache.sequence(0, keys.clone(), keys.dim(0).unwrap()).unwrap();
+        match beginning {
+            None => (keys, values),
+            Some((first_keys, first_values)) => (
+                Tensor::cat(&[&first_keys, &keys], 0).unwrap(),
+                Tensor::cat(&[&first_values, &values], 0).unwrap(),
+            ),
+        }
+    }
+
     #[test]
     fn a_cache_that_outgrows_its_capacity_keeps_what_it_held() {
         let mut cache = KvCache::new(1, 2, 1, 2, DType::F32, &Device::Cpu).unwrap();
         let mut expected = Vec::new();
         for step in 0..5u8 {
             let entry = Tensor::full(f32::from(step), (1, 1, 2), &Device::Cpu).unwrap();
-            let (keys, values) = cache.append(0, &entry, &(&entry + 10.0).unwrap()).unwrap();
+            let (keys, values) = append(&mut cache, &entry, &(&entry + 10.0).unwrap());
             cache.advance(1);
             expected.push(f32::from(step));
             let first_of_each =
@@ -167,8 +184,8 @@ mod tests {
         let tokens = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap().reshape(((), 1, 1)).unwrap();
         let mut first = new(2);
         let mut second = new(1).after(first.share().unwrap());
-        first.append(0, &tokens(&[1.0, 2.0]), &tokens(&[5.0, 6.0])).unwrap();
-        let (keys, values) = second.append(0, &tokens(&[3.0]), &tokens(&[7.0])).unwrap();
+        append(&mut first, &tokens(&[1.0, 2.0]), &tokens(&[5.0, 6.0]));
+        let (keys, values) = append(&mut second, &tokens(&[3.0]), &tokens(&[7.0]));
         second.advance(1);
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!((flat(&keys), flat(&values)), (vec![1.0, 2.0, 3.0], vec![5.0, 6.0, 7.0]));

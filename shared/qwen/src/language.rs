@@ -1,6 +1,6 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use thicket_kernels::{Activation, Backend, Mask, Quantization};
+use thicket_kernels::{Activation, Backend, Mask, Quantization, Sequence};
 
 use crate::{
     cache::{KvCache, KvPrefix},
@@ -428,23 +428,27 @@ impl DecoderLayer {
         segments: &mut [Segment<'_>],
         last_only: bool,
     ) -> Result<Tensor> {
-        let mut attended = Vec::with_capacity(segments.len());
+        let mut entries = Vec::with_capacity(segments.len());
+        let mut sequences = Vec::with_capacity(segments.len());
         let (mut start, mut query_start) = (0, 0);
         for segment in segments {
             let query_count = if last_only { 1 } else { segment.tokens };
             let queries = queries.narrow(0, query_start, query_count)?;
-            let mut keys = keys.narrow(0, start, segment.tokens)?;
-            let mut values = values.narrow(0, start, segment.tokens)?;
-            if let Some(cache) = &mut segment.cache {
-                (keys, values) = cache.append(layer, &keys, &values)?;
-            }
-            attended.push(self.attend(&queries, &keys, &values, 1, &Mask::Causal)?);
+            let keys = keys.narrow(0, start, segment.tokens)?;
+            let values = values.narrow(0, start, segment.tokens)?;
+            sequences.push(match &mut segment.cache {
+                None => Sequence { queries, beginning: None, keys, values },
+                Some(cache) => {
+                    entries.push(cache.entry(layer, &keys, &values)?);
+                    cache.sequence(layer, queries, segment.tokens)?
+                }
+            });
             start += segment.tokens;
             query_start += query_count;
         }
-        match attended.as_slice() {
-            [one] => Ok(one.clone()),
-            _ => Tensor::cat(&attended, 0),
-        }
+        // One of them may be the beginning of another.
+        thicket_kernels::store(&entries)?;
+        let scale = 1.0 / (self.sizes.head_dim as f64).sqrt();
+        thicket_kernels::attention_of_each(&sequences, scale, self.backend)
     }
 }

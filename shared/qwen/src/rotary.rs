@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::{
-    CpuStorage, CustomOp1, D, DType, Device, Error, Layout, Result, Shape, Tensor, WithDType, bail,
+    CpuStorage, CustomOp1, DType, Device, Error, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 use rayon::prelude::*;
 use thicket_kernels::cast;
@@ -12,7 +12,7 @@ const ROWS_PER_TASK: usize = 64;
 /// Rotary position embedding of a run of tokens, in the rotate-half convention: with the two halves `a`, `b` of a head
 /// and an angle per pair, `(a cos - b sin, b cos + a sin)`. The angles are computed in f32.
 ///
-/// On the CPU in f32 it is one fused, differentiable pass; elsewhere it is put together from tensor operations.
+/// On the CPU in f32 it is one fused, differentiable pass; elsewhere it is [`thicket_kernels::rotate`].
 #[derive(Debug, Clone)]
 pub(crate) struct Rotary {
     tables: Arc<Tables>,
@@ -73,17 +73,13 @@ impl Rotary {
                 x.shape()
             );
         }
-        let Some((cos, sin)) = &self.tensors else {
-            let rotate = Rotate { tables: Arc::clone(&self.tables), backwards: false };
-            return cast(&cast(x, DType::F32)?.apply_op1(rotate)?, x.dtype());
-        };
-        let (a, b) = {
-            let x = x.to_dtype(DType::F32)?;
-            (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?)
-        };
-        let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
-        let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
-        Tensor::cat(&[first, second], D::Minus1)?.to_dtype(x.dtype())
+        match &self.tensors {
+            Some((cos, sin)) => thicket_kernels::rotate(x, cos, sin),
+            None => {
+                let rotate = Rotate { tables: Arc::clone(&self.tables), backwards: false };
+                cast(&cast(x, DType::F32)?.apply_op1(rotate)?, x.dtype())
+            }
+        }
     }
 }
 
