@@ -4,15 +4,14 @@ use candle_core::{CudaDevice, DType, Result, Tensor, cuda_backend::cudarc::drive
 
 use crate::{
     Entry, Sequence,
-    launch::{Place, device, filled, grid, launch, place},
+    launch::{ALIGNMENT, Place, device, filled, grid, launch, place},
 };
 
 /// Rows of queries that a block of threads takes.
 const ROWS: usize = 64;
 const THREADS: u32 = 128;
-/// Values and bytes that are read at a time.
+/// Values that are read at a time.
 const RUN: usize = 8;
-const RUN_BYTES: u64 = 16;
 /// Widths of a head that there are kernels for.
 const DIMS: [usize; 3] = [64, 80, 128];
 
@@ -95,7 +94,7 @@ impl Manner {
 
 fn aligned(sequence: &Told) -> bool {
     let &Told { query, first_key, first_value, key, value, .. } = sequence;
-    [query, first_key, first_value, key, value].iter().all(|address| address.is_multiple_of(RUN_BYTES))
+    [query, first_key, first_value, key, value].iter().all(|address| address.is_multiple_of(ALIGNMENT))
 }
 
 /// Scaled dot-product attention, `softmax(scale q k^T) v`, of bf16 q `[batch, heads, n, d]` over k and v
@@ -165,7 +164,8 @@ pub fn attention_of_each(sequences: &[Sequence], scale: f32, causal: bool) -> Re
     for Sequence { queries, beginning, keys, values } in sequences {
         let (first_keys, first_values) =
             beginning.as_ref().map_or((keys, values), |(keys, values)| (keys, values));
-        if !narrow([queries, keys, values]) || !narrow([queries, first_keys, first_values]) {
+        let elsewhere = !queries.device().same_device(sequences[0].queries.device());
+        if elsewhere || !narrow([queries, keys, values]) || !narrow([queries, first_keys, first_values]) {
             return Ok(None);
         }
         let ((count, heads, dim), (own, kv_heads, _)) = (queries.dims3()?, keys.dims3()?);
@@ -229,12 +229,11 @@ pub fn attention_of_each(sequences: &[Sequence], scale: f32, causal: bool) -> Re
     .map(Some)
 }
 
-/// Whether all are bf16 without gradients, and keys and values have one shape that ends as the queries' does.
+/// Whether all are bf16 on one device without gradients, and keys and values have one shape that ends as the queries' does.
 fn narrow([q, k, v]: [&Tensor; 3]) -> bool {
-    [q, k, v]
-        .iter()
-        .all(|tensor| tensor.dtype() == DType::BF16 && !tensor.track_op() && tensor.device().is_cuda())
-        && k.dims() == v.dims()
+    [q, k, v].iter().all(|tensor| {
+        tensor.dtype() == DType::BF16 && !tensor.track_op() && tensor.device().same_device(q.device())
+    }) && k.dims() == v.dims()
         && q.rank() == k.rank()
         && q.dims().last() == k.dims().last()
         && (q.rank() < 4 || q.dims().first() == k.dims().first())
@@ -273,7 +272,7 @@ pub fn stored(entries: &[Entry]) -> Result<Option<()>> {
         let suits = |tensor: &&Tensor| {
             tensor.dtype() == DType::BF16
                 && tensor.is_contiguous()
-                && tensor.device().is_cuda()
+                && tensor.device().same_device(entries[0].keys.device())
                 && !tensor.track_op()
         };
         let (rows, heads, dim) = keys.dims3()?;
@@ -304,7 +303,7 @@ pub fn stored(entries: &[Entry]) -> Result<Option<()>> {
         let before = 2 * (at * heads * dim) as u64;
         let [from, also_from, to, also_to] = addresses;
         let (to, also_to) = (to + before, also_to + before);
-        if ![from, also_from, to, also_to].iter().all(|address| address.is_multiple_of(RUN_BYTES)) {
+        if ![from, also_from, to, also_to].iter().all(|address| address.is_multiple_of(ALIGNMENT)) {
             return Ok(None);
         }
         copies.push(Copied { from, also_from, to, also_to, count: (rows * heads * dim / RUN) as i64 });

@@ -12,6 +12,9 @@ use half::bf16;
 pub(crate) const MODULE: &str = "thicket";
 pub(crate) const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
+/// Bytes that a thread reads at a time.
+pub(crate) const ALIGNMENT: u64 = 16;
+
 /// The GPU of a tensor that has no gradient and one of the kernels' types.
 pub(crate) fn device(tensor: &Tensor) -> Option<CudaDevice> {
     match tensor.device() {
@@ -40,6 +43,13 @@ pub(crate) fn grid(blocks: (u32, u32, u32), threads: u32) -> LaunchConfig {
 pub(crate) struct Place<'a> {
     pub(crate) address: u64,
     _storage: StorageRef<'a>,
+}
+
+impl Place<'_> {
+    /// Whether a thread may read several values at a time from here on.
+    pub(crate) fn is_aligned(&self) -> bool {
+        self.address.is_multiple_of(ALIGNMENT)
+    }
 }
 
 /// Where a tensor on a GPU lies. All work of a device is queued on one stream, in order, so that what is queued before a tensor

@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use crate::{
     Activation, Scale,
-    launch::{device, filled, grid, launch, place, suffix},
+    launch::{Place, device, filled, grid, launch, place, suffix},
 };
 
 /// Values that a thread of an element-wise kernel takes at a time.
@@ -16,6 +16,14 @@ const NOTHING: u64 = 0;
 /// Blocks of [`THREADS`] threads for so many of them.
 fn blocks(threads: usize) -> (u32, u32, u32) {
     ((threads.div_ceil(THREADS as usize)) as u32, 1, 1)
+}
+
+/// Whether a tensor can be read beside `other` as f32, from its first value to its last.
+fn is_table(tensor: &Tensor, other: &Tensor) -> bool {
+    tensor.dtype() == DType::F32
+        && tensor.is_contiguous()
+        && tensor.device().same_device(other.device())
+        && !tensor.track_op()
 }
 
 /// `activation(y + bias) + residual`: y f32 or bf16 `[..., d]`, bias f32 `[d]`, residual f32 of the shape of y. The result has
@@ -30,9 +38,7 @@ pub fn finished(
     residual: Option<&Tensor>,
 ) -> Result<Option<Tensor>> {
     let (Some(device), Some(&width)) = (device(y), y.dims().last()) else { return Ok(None) };
-    let fits = |tensor: &Tensor, dims: &[usize]| {
-        tensor.dims() == dims && tensor.dtype() == DType::F32 && tensor.is_contiguous() && !tensor.track_op()
-    };
+    let fits = |tensor: &Tensor, dims: &[usize]| tensor.dims() == dims && is_table(tensor, y);
     let suits = width.is_multiple_of(RUN)
         && y.elem_count() > 0
         && y.is_contiguous()
@@ -40,6 +46,9 @@ pub fn finished(
         && residual.is_none_or(|residual| fits(residual, y.dims()));
     let (true, Some(suffix)) = (suits, suffix(y.dtype())) else { return Ok(None) };
     let (from, bias, residual) = (place(y)?, bias.map(place).transpose()?, residual.map(place).transpose()?);
+    if ![Some(&from), bias.as_ref(), residual.as_ref()].into_iter().flatten().all(Place::is_aligned) {
+        return Ok(None);
+    }
     let (name, dtype) = match &residual {
         Some(_) => (format!("finish_onto_{suffix}"), DType::F32),
         None => (format!("finish_{suffix}"), y.dtype()),
@@ -76,11 +85,17 @@ pub fn finished(
 pub fn gated(gate: &Tensor, up: &Tensor) -> Result<Option<Tensor>> {
     let count = gate.elem_count();
     let (Some(device), Some(suffix)) = (device(gate), suffix(gate.dtype())) else { return Ok(None) };
-    let alike = gate.dims() == up.dims() && gate.dtype() == up.dtype() && !up.track_op();
+    let alike = gate.dims() == up.dims()
+        && gate.dtype() == up.dtype()
+        && up.device().same_device(gate.device())
+        && !up.track_op();
     if !alike || !gate.is_contiguous() || !up.is_contiguous() || count == 0 || !count.is_multiple_of(RUN) {
         return Ok(None);
     }
     let (gate_at, up_at) = (place(gate)?, place(up)?);
+    if !gate_at.is_aligned() || !up_at.is_aligned() {
+        return Ok(None);
+    }
     filled(&device, gate.dtype(), gate.shape(), |to| {
         let name = format!("gate_{suffix}");
         launch!(
@@ -113,12 +128,7 @@ pub fn normalised(
     let (Some(device), Some(&width), Some(suffix)) = (device(x), x.dims().last(), suffix(output)) else {
         return Ok(None);
     };
-    let fits = |tensor: &Tensor| {
-        tensor.dims() == [width]
-            && tensor.dtype() == DType::F32
-            && tensor.is_contiguous()
-            && !tensor.track_op()
-    };
+    let fits = |tensor: &Tensor| tensor.dims() == [width] && is_table(tensor, x);
     let suits = x.dtype() == DType::F32
         && x.is_contiguous()
         && x.elem_count() > 0
@@ -129,6 +139,9 @@ pub fn normalised(
         return Ok(None);
     }
     let (from, weight, bias) = (place(x)?, place(weight)?, bias.map(place).transpose()?);
+    if ![Some(&from), Some(&weight), bias.as_ref()].into_iter().flatten().all(Place::is_aligned) {
+        return Ok(None);
+    }
     let bias_at = bias.as_ref().map_or(NOTHING, |bias| bias.address);
     // Whole warps, as many threads as have something to do.
     let threads = (width / STEP).next_multiple_of(32).min(THREADS as usize) as u32;
@@ -161,9 +174,7 @@ pub fn rotated(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Option<Tensor>>
     let (Some(device), Some(suffix)) = (device(x), suffix(x.dtype())) else { return Ok(None) };
     let (tokens, heads, dim) = x.dims3()?;
     let half = dim / 2;
-    let fits = |table: &Tensor| {
-        table.elem_count() == tokens * half && table.dtype() == DType::F32 && table.is_contiguous()
-    };
+    let fits = |table: &Tensor| table.elem_count() == tokens * half && is_table(table, x);
     let &[token_stride, head_stride, 1] = x.stride() else { return Ok(None) };
     if !fits(cos) || !fits(sin) || dim != 2 * half || x.elem_count() == 0 {
         return Ok(None);
