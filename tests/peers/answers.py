@@ -26,7 +26,7 @@ import tomllib
 
 import numpy as np
 import torch
-from bench import ROOT, Service, arguments, compared, in_turn, own_types, save, stubs
+from bench import ROOT, UNTIMED, Service, arguments, compared, in_turn, own_types, save, stubs
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "tests/golden/qwen"))
@@ -42,8 +42,6 @@ CLOSE = {"f32": 2e-3, "bf16": 5e-2}
 # rounds between them.
 EQUAL = {"f32": 1.0, "bf16": 0.9}
 SIDE = 224
-# Untimed calls of each side before those that count.
-CALLS_BEFORE = 1
 LOUDER = 30
 
 
@@ -61,7 +59,7 @@ def encoded(image):
 def ahead(options, batch, fresh, form=lambda image: image):
     """Batches of new pictures for every call of one side, made before anything is timed: whoever asks has an image already, the
     service's callers as a file and the peer's in memory."""
-    calls = options.rounds + CALLS_BEFORE
+    calls = options.rounds + UNTIMED
     return iter([[form(picture(next(fresh))) for _ in range(batch)] for _ in range(calls)])
 
 

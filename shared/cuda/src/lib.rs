@@ -38,6 +38,11 @@ pub enum Activation {
     Silu,
 }
 
+impl Activation {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::None, Self::QuickGelu, Self::Silu];
+}
+
 /// The affine part of a normalisation, f32 `[d]` each.
 #[derive(Debug, Clone, Copy)]
 pub struct Scale<'a> {

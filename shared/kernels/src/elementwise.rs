@@ -1,5 +1,6 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+pub use thicket_cuda::Activation;
 
 use crate::cast::{rounded, widened};
 use crate::memory::{contiguous, in_order, is_cpu_f32, rows_per_task, with_values};
@@ -33,32 +34,15 @@ pub(crate) fn exp(x: f32) -> f32 {
     f32::from_bits(p.to_bits().wrapping_add(exponent << 23))
 }
 
-/// What follows a linear map.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Activation {
-    /// Nothing.
-    #[default]
-    None,
-    /// `x * sigmoid(1.702 x)`.
-    QuickGelu,
-    /// `x * sigmoid(x)`.
-    Silu,
-}
-
-impl Activation {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::None, Self::QuickGelu, Self::Silu];
-
-    /// Replaces every value by what the activation makes of it.
-    #[inline(always)]
-    pub(crate) fn apply(self, values: &mut [f32]) {
-        match self {
-            Self::None => {}
-            Self::QuickGelu => {
-                values.iter_mut().for_each(|x| *x /= 1.0 + exp(-QUICK_GELU_SLOPE * *x));
-            }
-            Self::Silu => values.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)),
+/// Replaces every value by what the activation makes of it.
+#[inline(always)]
+pub(crate) fn activate(activation: Activation, values: &mut [f32]) {
+    match activation {
+        Activation::None => {}
+        Activation::QuickGelu => {
+            values.iter_mut().for_each(|x| *x /= 1.0 + exp(-QUICK_GELU_SLOPE * *x));
         }
+        Activation::Silu => values.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)),
     }
 }
 

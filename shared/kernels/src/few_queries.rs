@@ -258,7 +258,7 @@ mod tests {
 
         #[test]
         fn sequences_of_all_lengths_attend_as_each_does_alone(
-            sizes in proptest::collection::vec((1usize..8, 0usize..50, proptest::option::of(1usize..40)), 1..6),
+            sizes in proptest::collection::vec((1usize..12, 0usize..50, proptest::option::of(1usize..40)), 1..6),
             group in 1usize..4,
         ) {
             let Ok(library) = Library::get() else { return Ok(()) };

@@ -3,7 +3,7 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
 use crate::{
-    elementwise::Activation,
+    elementwise::{Activation, activate},
     memory::in_order,
     tile::{DEPTH, HEIGHT, WIDTH, interleave_rows, multiply_tile},
 };
@@ -359,7 +359,7 @@ impl Finish<'_> {
         if let Some(bias) = self.bias {
             values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
         }
-        self.activation.apply(values);
+        activate(self.activation, values);
         if let Some(residual) = self.residual {
             values.iter_mut().zip(residual).for_each(|(value, residual)| *value += residual);
         }
@@ -503,7 +503,7 @@ mod tests {
         for activation in Activation::ALL {
             let finish = Finish { bias: Some(&bias), activation, residual: Some(&residual) };
             let mut expected = plain.clone();
-            activation.apply(&mut expected);
+            activate(activation, &mut expected);
             expected.iter_mut().zip(&residual).for_each(|(value, residual)| *value += residual);
             let actual = product(&matrix, &x, finish);
             for (actual, expected) in actual.iter().zip(&expected) {

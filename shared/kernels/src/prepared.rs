@@ -68,6 +68,9 @@ impl PreparedLinear {
         backend: Backend,
     ) -> Result<Option<Self>> {
         let (output, input) = weight.dims2()?;
+        if let Some(bias) = bias.filter(|bias| bias.dims() != [output]) {
+            return Err(Error::Msg(format!("a bias {:?} for {output} outputs", bias.dims())));
+        }
         if !weight.device().is_cpu() {
             let computed = weight.dtype() == compute && matches!(compute, DType::F32 | DType::BF16);
             if !thicket_cuda::BUILT || !computed {
@@ -78,9 +81,6 @@ impl PreparedLinear {
             return Ok(Some(Self { inner: Arc::new(Inner { product, output, input }) }));
         }
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
-        if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != output) {
-            return Err(Error::Msg(format!("a bias of {} values for {output} outputs", bias.len())));
-        }
         let product = match (compute, backend) {
             (DType::F32, Backend::OneDnn(library)) if weight.dtype() == DType::F32 => {
                 Product::OneDnn(with_slice(weight, |weight| {
@@ -200,7 +200,7 @@ fn on_gpu(
         return Ok(y);
     }
     let residual = residual.map(Tensor::contiguous).transpose()?;
-    if let Some(finished) = thicket_cuda::finished(&y, bias, activation.into(), residual.as_ref())? {
+    if let Some(finished) = thicket_cuda::finished(&y, bias, activation, residual.as_ref())? {
         return Ok(finished);
     }
     let wide = y.to_dtype(DType::F32)?;
@@ -216,16 +216,6 @@ fn on_gpu(
     match residual {
         Some(residual) => wide + residual,
         None => wide.to_dtype(y.dtype()),
-    }
-}
-
-impl From<Activation> for thicket_cuda::Activation {
-    fn from(activation: Activation) -> Self {
-        match activation {
-            Activation::None => Self::None,
-            Activation::QuickGelu => Self::QuickGelu,
-            Activation::Silu => Self::Silu,
-        }
     }
 }
 
@@ -272,15 +262,17 @@ impl Fused<'_> {
             }
             Product::OneDnn(map) => {
                 let x = contiguous(x, layout)?;
-                CpuStorage::F32(map.forward(x, activation.into(), residual).map_err(Error::wrap)?)
+                CpuStorage::F32(map.forward(x, followed(activation), residual).map_err(Error::wrap)?)
             }
             Product::OneDnnBf16(map) => {
                 let x = in_order(x.as_slice::<bf16>()?, layout)?;
                 match residual {
                     Some(_) => {
-                        CpuStorage::F32(map.forward(x, activation.into(), residual).map_err(Error::wrap)?)
+                        CpuStorage::F32(map.forward(x, followed(activation), residual).map_err(Error::wrap)?)
                     }
-                    None => CpuStorage::BF16(map.forward(x, activation.into(), None).map_err(Error::wrap)?),
+                    None => {
+                        CpuStorage::BF16(map.forward(x, followed(activation), None).map_err(Error::wrap)?)
+                    }
                 }
             }
         };
@@ -292,13 +284,12 @@ impl Fused<'_> {
     }
 }
 
-impl From<Activation> for thicket_onednn::Activation {
-    fn from(activation: Activation) -> Self {
-        match activation {
-            Activation::None => Self::None,
-            Activation::QuickGelu => Self::QuickGelu,
-            Activation::Silu => Self::Silu,
-        }
+/// The same of oneDNN.
+fn followed(activation: Activation) -> thicket_onednn::Activation {
+    match activation {
+        Activation::None => thicket_onednn::Activation::None,
+        Activation::QuickGelu => thicket_onednn::Activation::QuickGelu,
+        Activation::Silu => thicket_onednn::Activation::Silu,
     }
 }
 

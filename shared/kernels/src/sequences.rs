@@ -26,11 +26,21 @@ pub fn attention_of_each(sequences: &[Sequence], scale: f64, backend: Backend) -
             && queries.dtype() == DType::BF16
             && queries.dims().first().is_some_and(|&count| count < narrow::FEWEST_QUERIES)
     };
-    if matches!(backend, Backend::OneDnn(_)) && !sequences.is_empty() && sequences.iter().all(few) {
-        return few_queries::attend_each(sequences, scale as f32)?.flatten_from(1);
+    let together = |sequence: &Sequence| matches!(backend, Backend::OneDnn(_)) && few(sequence);
+    let mut attended = Vec::new();
+    // Prompts stand beside texts in the making: the runs of those go together.
+    for run in sequences.chunk_by(|one, next| together(one) && together(next)) {
+        match run {
+            [first, ..] if together(first) => {
+                attended.push(few_queries::attend_each(run, scale as f32)?.flatten_from(1)?);
+            }
+            _ => {
+                for sequence in run {
+                    attended.push(alone(sequence, scale, backend)?);
+                }
+            }
+        }
     }
-    let attended: Vec<_> =
-        sequences.iter().map(|sequence| alone(sequence, scale, backend)).collect::<Result<_>>()?;
     match attended.as_slice() {
         [one] => Ok(one.clone()),
         _ => Tensor::cat(&attended, 0),
