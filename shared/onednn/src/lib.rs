@@ -4,8 +4,9 @@
 //! version of another interface, is told so by [`Missing`] and can multiply by other means. This is the crate with the
 //! foreign calls; what it offers is safe.
 //!
-//! Few rows, as decoding has them, are multiplied in bf16 by the library's packed weight without the library, and the exponentials
-//! of attention are taken in the processor's own instructions for bf16: see [`PackedLinear`] and [`exponentials`].
+//! In bf16 the library's packed weight is multiplied without the library where that is faster: few rows, as decoding has them, on
+//! any processor, and any number of them in the tiles of AMX. The exponentials of attention are taken in the processor's own
+//! instructions for bf16: see [`PackedLinear`] and [`exponentials`].
 //!
 //! oneDNN starts no threads here: a product is cut into blocks, and rayon's threads run one block each.
 
@@ -20,6 +21,7 @@ mod linear;
 mod lines;
 mod panels;
 mod primitive;
+mod target;
 mod tiles;
 
 pub use dense::DenseProduct;

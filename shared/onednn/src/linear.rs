@@ -4,6 +4,8 @@ use half::bf16;
 use parking_lot::Mutex;
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use crate::panels::{BLOCK, Blocks, Finish};
 use crate::{
     Error, Library,
     api::{ARG_BIAS, ARG_RESULT, ARG_SOURCE, ARG_WEIGHTS, TYPE_BF16, TYPE_F32},
@@ -11,6 +13,7 @@ use crate::{
     lines::{Line, Lines},
     panels::Panels,
     primitive::{Followers, Primitive, Stream},
+    target::Target,
     tiles,
 };
 
@@ -355,6 +358,20 @@ impl<T: Value> PackedLinear<T> {
                 Activation::GeluErf | Activation::GeluTanh => {}
             }
         }
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(panels), Some(x)) = (self.panels, T::bf16(x))
+            && rows >= BLOCK
+            && panels.has_blocks(input)
+            && matches!(activation, Activation::None | Activation::QuickGelu | Activation::Silu)
+        {
+            let finish = Finish { bias: self.bias.as_deref(), activation, residual };
+            let blocks = Blocks { panels, packed: self.packed_bf16(), x, input, output, finish };
+            let mut y = Vec::with_capacity(rows * output);
+            blocks.write(&Target::new(&mut y, rows, output));
+            // SAFETY: the whole result was written.
+            unsafe { y.set_len(rows * output) };
+            return Ok(y);
+        }
         let followers = Followers { activation, sum: residual.is_some() };
         let slice = self.slices.map_or(output, |slices| slices.outputs);
         let tiles = if T::TYPE == TYPE_BF16 {
@@ -363,7 +380,7 @@ impl<T: Value> PackedLinear<T> {
             tiles::uniform(rows, output, slice, ROWS)
         };
         let mut y = Vec::with_capacity(rows * output);
-        let result = Target { start: y.as_mut_ptr(), rows, width: output };
+        let result = Target::new(&mut y, rows, output);
         tiles.into_par_iter().try_for_each_init(Scratch::default, |scratch, tile| {
             let recipe =
                 Recipe { rows: tile.height, outputs: tile.outputs.len(), followers, result: R::TYPE };
@@ -421,7 +438,7 @@ impl<T: Value> PackedLinear<T> {
         let rows = x.len() / input;
         let x = panels.rows(x, rows);
         let mut y = Vec::with_capacity(rows * output);
-        let result = Target { start: y.as_mut_ptr(), rows, width: output };
+        let result = Target::new(&mut y, rows, output);
         let group = x.panels();
         let groups = self.packed_bf16().par_chunks(group * panels.values()).enumerate();
         groups.with_min_len(FEWEST_GROUPS).for_each_init(Vec::new, |sums, (place, weights)| {
@@ -507,46 +524,6 @@ fn write<R: Copy>(places: &mut [MaybeUninit<R>], values: &[R]) {
 
 fn plain_recipe(outputs: usize) -> Recipe {
     Recipe { rows: ROWS, outputs, followers: Followers::default(), result: TYPE_F32 }
-}
-
-/// A result that is being written, by several threads at different places.
-struct Target<R> {
-    start: *mut R,
-    rows: usize,
-    width: usize,
-}
-
-// SAFETY: its memory is reached through unsafe functions alone, whose callers answer for it.
-unsafe impl<R: Send> Sync for Target<R> {}
-
-impl<R> Target<R> {
-    /// # Safety
-    /// Nobody else may hold these rows.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn rows(&self, rows: Range<usize>) -> &mut [MaybeUninit<R>] {
-        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
-        // SAFETY: within the memory that was reserved for the result, which the caller alone holds.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                self.start.add(rows.start * self.width).cast(),
-                rows.len() * self.width,
-            )
-        }
-    }
-
-    /// # Safety
-    /// Nobody else may hold these values.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn part(&self, row: usize, columns: Range<usize>) -> &mut [MaybeUninit<R>] {
-        assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.width, "row {row}");
-        // SAFETY: as above.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                self.start.add(row * self.width + columns.start).cast(),
-                columns.len(),
-            )
-        }
-    }
 }
 
 /// What a thread uses from tile to tile.

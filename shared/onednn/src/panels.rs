@@ -1,14 +1,18 @@
-//! Products of few rows by a packed weight in bf16, without the library.
+//! Products by a packed weight in bf16, without the library.
 //!
-//! Every weight is read once for them, so it is memory that limits their speed. The library's code for AMX reads at less than
-//! half of what memory gives then, and it is what decodes.
+//! Every weight is read once for few rows, so it is memory that limits their speed. The library's code for AMX reads at less than
+//! half of what memory gives then, and it is what decodes. Many rows are multiplied here too where there is AMX: see [`blocks`].
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod blocks;
 mod portable;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use blocks::{BLOCK, Blocks, Finish};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -86,6 +90,14 @@ impl Panels {
     fn has_tiles(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.width == amx::WIDTH && self.pairs.is_multiple_of(amx::DEPTH / 2) && amx::available();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// Whether any number of rows of so many inputs, from a block's on, is multiplied here.
+    pub(crate) fn has_blocks(self, input: usize) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.has_tiles() && input.is_multiple_of(amx::DEPTH);
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
@@ -221,7 +233,7 @@ mod tests {
         (0..output * input).map(|place| bf16::from_f32((place * 7 % 251) as f32 / 64.0 - 2.0)).collect()
     }
 
-    fn packed(weight: &[bf16], input: usize, width: usize, filled: usize) -> Vec<bf16> {
+    pub(super) fn packed(weight: &[bf16], input: usize, width: usize, filled: usize) -> Vec<bf16> {
         let outputs = (weight.len() / input).next_multiple_of(width);
         let mut packed = vec![bf16::ZERO; outputs * filled];
         for (place, value) in weight.iter().enumerate() {

@@ -11,6 +11,11 @@ const SHORT: [usize; 3] = [1, 8, 16];
 /// Rows for each thread from which on rows are shared out rather than outputs.
 const TALL_SHARE: usize = 64;
 
+/// Pieces of a product in blocks that a thread has at the least, where there are so many.
+const PIECES: usize = 8;
+/// Most outputs of one.
+const WIDEST: usize = 256;
+
 /// A block of a result, multiplied by one thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tile {
@@ -49,6 +54,23 @@ pub(crate) fn shared(rows: usize, outputs: usize, slice: usize, threads: usize) 
                 height: height(rows.len()),
             })
         })
+        .collect()
+}
+
+/// Rows and outputs for products in blocks: a thread has several pieces, so that a core that is done takes over from a slower
+/// one. Pieces of rows begin at multiples of [`STEP`], and pieces of outputs at multiples of `panel`.
+pub(crate) fn blocks(
+    rows: usize,
+    outputs: usize,
+    panel: usize,
+    threads: usize,
+) -> Vec<(Range<usize>, Range<usize>)> {
+    let pieces_of_rows: Vec<_> = even_pieces(rows, rows.div_ceil(TALLEST)).collect();
+    let wanted = (PIECES * threads).div_ceil(pieces_of_rows.len().max(1));
+    let slice = (outputs / wanted / panel * panel).clamp(panel, WIDEST);
+    pieces_of_rows
+        .into_iter()
+        .flat_map(|rows| pieces(outputs, slice).map(move |outputs| (rows.clone(), outputs)))
         .collect()
 }
 
@@ -95,6 +117,24 @@ mod tests {
                 }
                 prop_assert!(seen.iter().all(|&times| times == 1));
             }
+        }
+
+        #[test]
+        fn every_value_of_a_result_is_in_one_piece_of_blocks(
+            rows in 32usize..2000,
+            outputs in 1usize..700,
+            panel in proptest::sample::select(&[16usize, 32, 64][..]),
+            threads in 1usize..40,
+        ) {
+            let mut seen = vec![0u8; rows * outputs];
+            for (rows, columns) in blocks(rows, outputs, panel, threads) {
+                prop_assert!(!rows.is_empty() && rows.len() <= TALLEST && columns.len() <= WIDEST);
+                prop_assert!(rows.start.is_multiple_of(STEP) && columns.start.is_multiple_of(panel));
+                for row in rows {
+                    columns.clone().for_each(|column| seen[row * outputs + column] += 1);
+                }
+            }
+            prop_assert!(seen.iter().all(|&times| times == 1));
         }
 
         #[test]

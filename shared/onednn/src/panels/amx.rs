@@ -15,15 +15,15 @@ use super::LANES;
 /// Most rows: two tiles of 16.
 pub(super) const MOST_ROWS: usize = 2 * TILE;
 /// Rows of a tile.
-const TILE: usize = 16;
+pub(super) const TILE: usize = 16;
 /// Inputs of a row of a tile.
 pub(super) const DEPTH: usize = 32;
 /// Outputs of a panel, four tiles side by side.
 pub(super) const WIDTH: usize = 4 * LANES;
 /// Bytes of the part of a panel that [`DEPTH`] inputs are multiplied by.
-const STEP: usize = DEPTH * WIDTH * size_of::<bf16>();
+pub(super) const STEP: usize = DEPTH * WIDTH * size_of::<bf16>();
 /// Bytes between two pairs of inputs of a panel, and between two rows of sums.
-const ROW: usize = 4 * WIDTH;
+pub(super) const ROW: usize = 4 * WIDTH;
 /// Places of the next panel that are asked for side by side.
 const STREAMS: usize = 8;
 
@@ -36,8 +36,12 @@ pub(super) fn available() -> bool {
 fn processor_has_it() -> bool {
     const EXTENDED_FEATURES: u32 = 7;
     const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
-    // A processor without the leaf has no AVX-512 either, which is asked for first.
-    if !std::is_x86_feature_detected!("avx512f") {
+    // Vectors go with the tiles. A processor without the leaf has none of them either.
+    let vectors = std::is_x86_feature_detected!("avx512f")
+        && std::is_x86_feature_detected!("avx512bw")
+        && std::is_x86_feature_detected!("avx512vl")
+        && std::is_x86_feature_detected!("avx512bf16");
+    if !vectors {
         return false;
     }
     // SAFETY: every processor with AVX-512 has the instruction and the leaf. Newer compilers know that the call is safe.
@@ -84,7 +88,7 @@ struct Shapes {
 }
 
 /// The tiles of this thread, as long as it lives.
-struct Tiles;
+pub(super) struct Tiles;
 
 impl Tiles {
     /// Sums in 0 to 3 and inputs in 4, of `rows`, weights in 5 to 7; of more than a tile's rows the second 16 have the sums 2 and
@@ -92,7 +96,7 @@ impl Tiles {
     ///
     /// # Safety
     /// AMX is [`available`], and rows are 1 to [`MOST_ROWS`].
-    unsafe fn shaped(rows: usize) -> Self {
+    pub(super) unsafe fn shaped(rows: usize) -> Self {
         let (first, second) = (rows.min(TILE) as u8, rows.saturating_sub(TILE) as u8);
         let whole = TILE as u8;
         let heights = match second {
@@ -145,7 +149,7 @@ pub(super) fn multiply(panel: &[bf16], x: &[bf16], rows: usize, sums: &mut [f32]
 }
 
 /// Sums of zero. The compiler has no use for tiles: they hold what they hold from one of these blocks to the next.
-unsafe fn clear_sums() {
+pub(super) unsafe fn clear_sums() {
     // SAFETY: see [`multiply`].
     unsafe {
         asm!(

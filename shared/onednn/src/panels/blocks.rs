@@ -1,0 +1,503 @@
+//! Products of many rows in the tiles of AMX.
+//!
+//! A block of a result, 32 rows by 32 outputs, is four tiles of sums; each step multiplies 32 inputs: two tiles of rows and two of
+//! the weight are read, and each is used twice. What follows the sums of a block, the bias, an activation, a residual sum and the
+//! rounding, is done in vectors between the steps of the next block, so that the matrix unit does not wait for it.
+
+use std::{
+    arch::{
+        asm,
+        x86_64::{
+            __m512, __m512bh, __m512i, __mmask16, __mmask32, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch,
+            _mm_sfence, _mm256_maskz_loadu_epi16, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
+            _mm512_cvtne2ps_pbh, _mm512_div_ps, _mm512_loadu_ps, _mm512_mask_storeu_epi16,
+            _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_rcp14_ps, _mm512_set1_ps,
+            _mm512_setzero_ps, _mm512_slli_epi32, _mm512_stream_ps, _mm512_stream_si512,
+        },
+    },
+    ops::Range,
+};
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::{
+    LANES, Panels,
+    amx::{self, DEPTH, ROW, STEP, TILE, Tiles},
+};
+use crate::{Activation, Value, api::TYPE_BF16, exponentials::power_of_two, target::Target, tiles};
+
+/// Rows of a block, and its outputs.
+pub(crate) const BLOCK: usize = 2 * TILE;
+/// Most inputs that are multiplied at a time: those of a thread's rows stay in its second cache then, and longer sums are taken up
+/// again.
+const MOST_INPUTS: usize = 1536;
+
+/// Bytes of a weight from which on it is asked for ahead of its use: a smaller one is in a near cache already.
+const LARGE: usize = 4 << 20;
+const LINE: usize = 64;
+
+/// The sums of a block, row by row.
+type Sums = [f32; BLOCK * BLOCK];
+
+/// What becomes of the sums.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<'a, R> {
+    /// `[outputs]`
+    pub(crate) bias: Option<&'a [f32]>,
+    /// None, QuickGELU or SiLU.
+    pub(crate) activation: Activation,
+    /// `[rows, outputs]`
+    pub(crate) residual: Option<&'a [R]>,
+}
+
+/// A product of `x` `[rows, input]` by a weight `[output, input]` in panels.
+pub(crate) struct Blocks<'a, R> {
+    pub(crate) panels: Panels,
+    pub(crate) packed: &'a [bf16],
+    pub(crate) x: &'a [bf16],
+    pub(crate) input: usize,
+    pub(crate) output: usize,
+    pub(crate) finish: Finish<'a, R>,
+}
+
+/// Sums that were added up and are not in the result yet.
+#[derive(Clone, Copy)]
+struct Pending<'a> {
+    sums: &'a Sums,
+    /// The row of the result that the first of the sums belong to.
+    first: usize,
+    /// How many of the first rows the block before has too.
+    skipped: usize,
+    column: usize,
+}
+
+/// What a block asks for in each of its steps.
+struct Ahead {
+    place: *const u8,
+    lines: usize,
+}
+
+impl<R: Value> Blocks<'_, R> {
+    /// Writes the result, every value of it.
+    ///
+    /// # Panics
+    /// Without AMX, with fewer rows than a block has, inputs that are no multiple of a step's, or slices of another length.
+    pub(crate) fn write(&self, y: &Target<R>) {
+        let rows = self.x.len() / self.input;
+        let outputs = self.output.next_multiple_of(self.panels.width());
+        assert!(self.panels.has_blocks(self.input) && rows >= BLOCK && self.x.len() == rows * self.input);
+        assert!(self.packed.len() >= outputs / self.panels.width() * self.panels.values());
+        assert!(self.finish.bias.is_none_or(|bias| bias.len() == self.output));
+        assert!(self.finish.residual.is_none_or(|residual| residual.len() == rows * self.output));
+        assert!(matches!(
+            self.finish.activation,
+            Activation::None | Activation::QuickGelu | Activation::Silu
+        ));
+        let threads = rayon::current_num_threads();
+        tiles::blocks(rows, self.output, self.panels.width(), threads)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each_init(Vec::new, |sums, (rows, outputs)| {
+                // SAFETY: asserted; a processor with AMX has the vectors too. The parts of the result do not overlap.
+                unsafe { self.write_part(rows, outputs, y, sums) }
+            });
+    }
+
+    /// Some rows and outputs of the result.
+    ///
+    /// # Safety
+    /// What [`Self::write`] asserts, and nobody else may hold these values of `y`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn write_part(
+        &self,
+        rows: Range<usize>,
+        outputs: Range<usize>,
+        y: &Target<R>,
+        sums: &mut Vec<Sums>,
+    ) {
+        let all = self.x.len() / self.input;
+        let blocks: Vec<_> = outputs
+            .step_by(BLOCK)
+            .flat_map(|column| rows.clone().step_by(BLOCK).map(move |row| (row, column)))
+            .collect();
+        let steps = self.input / DEPTH;
+        let parts = self.input.div_ceil(MOST_INPUTS);
+        // Sums that are finished at once need room for two blocks: one is added up while the other is finished.
+        sums.resize(if parts == 1 { 2 } else { blocks.len() }, [0.0; BLOCK * BLOCK]);
+        // Blocks of a panel, each of which asks for its share of the next one.
+        let turns = self.panels.width() / BLOCK * rows.len().div_ceil(BLOCK);
+        let sums = sums.as_mut_ptr();
+        // SAFETY: AMX is there.
+        let _tiles = unsafe { Tiles::shaped(BLOCK) };
+        let mut pending = None;
+        for part in 0..parts {
+            let steps = part * steps / parts..(part + 1) * steps / parts;
+            for (place, &(row, column)) in blocks.iter().enumerate() {
+                // SAFETY: `sums` holds two, or one for each block; the pending block's are others.
+                let own = unsafe { &mut *sums.add(if parts == 1 { place % 2 } else { place }) };
+                // The last rows are read together with some of the block before.
+                let first = row.min(all - BLOCK);
+                let ahead = self.ahead(column, &steps, place % turns, turns);
+                // SAFETY: the rows, the panel and the inputs are there.
+                unsafe { self.add_up(first, column, steps.clone(), own, pending, ahead, y) };
+                pending =
+                    (part + 1 == parts).then_some(Pending { sums: own, first, skipped: row - first, column });
+            }
+        }
+        if let Some(pending) = pending {
+            for row in pending.skipped..BLOCK {
+                self.finish_row(pending, row, y);
+            }
+        }
+        // What was written past the caches is seen by the other threads from here on.
+        _mm_sfence();
+    }
+
+    /// Adds the products of some steps to the sums of a block, or begins them with the first step, and finishes another block
+    /// meanwhile.
+    ///
+    /// # Safety
+    /// The block is one of the result, the steps are of its inputs, and the thread's tiles have the shapes for it.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn add_up(
+        &self,
+        first: usize,
+        column: usize,
+        steps: Range<usize>,
+        sums: &mut Sums,
+        pending: Option<Pending<'_>>,
+        mut ahead: Ahead,
+        y: &Target<R>,
+    ) {
+        let width = self.panels.width();
+        let row_bytes = self.input * size_of::<bf16>();
+        let mut x = self.x[first * self.input + steps.start * DEPTH..].as_ptr().cast::<u8>();
+        let mut w = self.packed[column / width * self.panels.values()..]
+            .as_ptr()
+            .cast::<u8>()
+            .wrapping_add(steps.start * STEP + column % width * 2 * size_of::<bf16>());
+        let sums = sums.as_mut_ptr();
+        // SAFETY: the tiles are this thread's; the sums are a block's.
+        unsafe {
+            if steps.start == 0 {
+                amx::clear_sums();
+            } else {
+                load_sums(sums);
+            }
+        }
+        let (mut row, share) = match pending {
+            Some(pending) => (pending.skipped, BLOCK.div_ceil(steps.len())),
+            None => (BLOCK, 0),
+        };
+        if steps.end * DEPTH == self.input {
+            self.ask_for_residual(first, column);
+        }
+        for _ in steps {
+            // SAFETY: a step of the rows and of the panel, which the caller answers for.
+            unsafe { multiply_step(x, row_bytes, w) };
+            x = x.wrapping_add(DEPTH * size_of::<bf16>());
+            w = w.wrapping_add(STEP);
+            for _ in 0..ahead.lines {
+                ask_for::<_MM_HINT_T1>(ahead.place);
+                ahead.place = ahead.place.wrapping_add(LINE);
+            }
+            if let Some(pending) = pending {
+                let last = (row + share).min(BLOCK);
+                while row < last {
+                    self.finish_row(pending, row, y);
+                    row += 1;
+                }
+            }
+        }
+        // SAFETY: the sums are a block's.
+        unsafe { store_sums(sums) };
+    }
+
+    /// The part of the next panel that a block asks for which is one of `turns` of this panel.
+    fn ahead(&self, column: usize, steps: &Range<usize>, turn: usize, turns: usize) -> Ahead {
+        let lines = if size_of_val(self.packed) < LARGE { 0 } else { (STEP / LINE).div_ceil(turns) };
+        let next = (column / self.panels.width() + 1) * self.panels.values();
+        let start = next * size_of::<bf16>() + steps.start * STEP + turn * steps.len() * lines * LINE;
+        Ahead { place: self.packed.as_ptr().cast::<u8>().wrapping_add(start), lines }
+    }
+
+    /// Asks for what is added to a block at its end.
+    fn ask_for_residual(&self, first: usize, column: usize) {
+        let Some(residual) = self.finish.residual else { return };
+        for row in first..first + BLOCK {
+            let place = residual.as_ptr().wrapping_add(row * self.output + column);
+            for line in (0..size_of::<[R; BLOCK]>()).step_by(LINE) {
+                ask_for::<_MM_HINT_T0>(place.cast::<u8>().wrapping_add(line));
+            }
+        }
+    }
+
+    /// Writes a row of a block to the result.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn finish_row(&self, block: Pending<'_>, row: usize, y: &Target<R>) {
+        let columns = block.column..(block.column + BLOCK).min(self.output);
+        let there: __mmask32 = u32::MAX >> (BLOCK - columns.len());
+        let masks = [there as __mmask16, (there >> LANES) as __mmask16];
+        // SAFETY: rows and columns are of this thread's part.
+        let y = unsafe { y.part(block.first + row, columns.clone()) };
+        let before = match self.finish.residual {
+            Some(residual) => Some(&residual[(block.first + row) * self.output..][columns.clone()]),
+            None => None,
+        };
+        let bias = match self.finish.bias {
+            Some(bias) => Some(&bias[columns]),
+            None => None,
+        };
+        let mut finished = [_mm512_setzero_ps(); 2];
+        for (half, finished) in finished.iter_mut().enumerate() {
+            let (place, mask) = (half * LANES, masks[half]);
+            // SAFETY: sums are whole rows.
+            let mut value = unsafe { _mm512_loadu_ps(block.sums.as_ptr().add(row * BLOCK + place)) };
+            if let Some(bias) = bias {
+                // SAFETY: the masked values are there.
+                let bias = unsafe { _mm512_maskz_loadu_ps(mask, bias.as_ptr().wrapping_add(place)) };
+                value = _mm512_add_ps(value, bias);
+            }
+            value = activated::<R>(value, self.finish.activation);
+            if let Some(before) = before {
+                // SAFETY: as above.
+                value = _mm512_add_ps(value, unsafe { wide(before.as_ptr().wrapping_add(place), mask) });
+            }
+            *finished = value;
+        }
+        // SAFETY: masked stores touch no more than the slice has.
+        unsafe { store(y.as_mut_ptr().cast::<R>(), finished, masks) };
+    }
+}
+
+fn ask_for<const HINT: i32>(place: *const u8) {
+    // SAFETY: a hint, which need not be an address of memory.
+    unsafe { _mm_prefetch::<HINT>(place.cast()) };
+}
+
+/// The activation of every value; of a result in bf16 as exact as that is.
+#[target_feature(enable = "avx512f")]
+fn activated<R: Value>(x: __m512, activation: Activation) -> __m512 {
+    let slope = match activation {
+        Activation::QuickGelu => 1.702,
+        Activation::Silu => 1.0,
+        Activation::None | Activation::GeluErf | Activation::GeluTanh => return x,
+    };
+    let one = _mm512_set1_ps(1.0);
+    let exponent = _mm512_mul_ps(x, _mm512_set1_ps(-slope * std::f32::consts::LOG2_E));
+    let below = _mm512_add_ps(one, power_of_two(exponent));
+    if R::TYPE == TYPE_BF16 { _mm512_mul_ps(x, _mm512_rcp14_ps(below)) } else { _mm512_div_ps(x, below) }
+}
+
+/// Up to 16 values, as f32.
+///
+/// # Safety
+/// The masked ones are there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn wide<R: Value>(values: *const R, mask: __mmask16) -> __m512 {
+    // SAFETY: of the type that is read, and there.
+    unsafe {
+        if R::TYPE == TYPE_BF16 {
+            let narrow = _mm256_maskz_loadu_epi16(mask, values.cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
+        } else {
+            _mm512_maskz_loadu_ps(mask, values.cast())
+        }
+    }
+}
+
+/// Writes up to 32 values in the type of the result. Whole lines of it go past the caches: a result is larger than they are, would
+/// drive the rows and the weight out of them, and was read from memory first.
+///
+/// # Safety
+/// The masked ones have room.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn store<R: Value>(y: *mut R, [low, high]: [__m512; 2], masks: [__mmask16; 2]) {
+    let whole = masks[1] == __mmask16::MAX && y.addr().is_multiple_of(LINE);
+    if R::TYPE == TYPE_BF16 {
+        // SAFETY: both are 32 values of 16 bits.
+        let narrow = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) };
+        let mask = u32::from(masks[0]) | u32::from(masks[1]) << LANES;
+        // SAFETY: of the type that is written, and there.
+        unsafe {
+            if whole {
+                _mm512_stream_si512(y.cast(), narrow);
+            } else {
+                _mm512_mask_storeu_epi16(y.cast(), mask, narrow);
+            }
+        }
+    } else {
+        let [first, second] = [y.cast::<f32>(), y.cast::<f32>().wrapping_add(LANES)];
+        // SAFETY: as above.
+        unsafe {
+            if whole {
+                _mm512_stream_ps(first, low);
+                _mm512_stream_ps(second, high);
+            } else {
+                _mm512_mask_storeu_ps(first, masks[0], low);
+                _mm512_mask_storeu_ps(second, masks[1], high);
+            }
+        }
+    }
+}
+
+/// Adds the products of 32 rows of 32 inputs, `row_bytes` apart, and half a panel to the sums.
+unsafe fn multiply_step(x: *const u8, row_bytes: usize, w: *const u8) {
+    // SAFETY: see [`Blocks::add_up`].
+    unsafe {
+        asm!(
+            "tileloadd tmm4, [{x} + {x_row}*1]",
+            "tileloadd tmm6, [{w} + {w_row}*1]",
+            "tileloadd tmm7, [{w} + {w_row}*1 + 64]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{y} + {x_row}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            x = in(reg) x,
+            y = in(reg) x.wrapping_add(TILE * row_bytes),
+            x_row = in(reg) row_bytes,
+            w = in(reg) w,
+            w_row = in(reg) ROW,
+            out("tmm0") _,
+            out("tmm1") _,
+            out("tmm2") _,
+            out("tmm3") _,
+            out("tmm4") _,
+            out("tmm5") _,
+            out("tmm6") _,
+            out("tmm7") _,
+            options(nostack, readonly),
+        );
+    }
+}
+
+unsafe fn load_sums(sums: *const f32) {
+    // SAFETY: see [`Blocks::add_up`].
+    unsafe {
+        asm!(
+            "tileloadd tmm0, [{top} + {row}*1]",
+            "tileloadd tmm1, [{top} + {row}*1 + 64]",
+            "tileloadd tmm2, [{bottom} + {row}*1]",
+            "tileloadd tmm3, [{bottom} + {row}*1 + 64]",
+            top = in(reg) sums,
+            bottom = in(reg) sums.wrapping_add(TILE * BLOCK),
+            row = in(reg) BLOCK * size_of::<f32>(),
+            out("tmm0") _,
+            out("tmm1") _,
+            out("tmm2") _,
+            out("tmm3") _,
+            options(nostack, readonly),
+        );
+    }
+}
+
+unsafe fn store_sums(sums: *mut f32) {
+    // SAFETY: see [`Blocks::add_up`].
+    unsafe {
+        asm!(
+            "tilestored [{top} + {row}*1], tmm0",
+            "tilestored [{top} + {row}*1 + 64], tmm1",
+            "tilestored [{bottom} + {row}*1], tmm2",
+            "tilestored [{bottom} + {row}*1 + 64], tmm3",
+            top = in(reg) sums,
+            bottom = in(reg) sums.wrapping_add(TILE * BLOCK),
+            row = in(reg) BLOCK * size_of::<f32>(),
+            options(nostack),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::panels::tests::packed;
+
+    const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::QuickGelu, Activation::Silu];
+
+    fn values(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|place| ((place * 31 + seed) * 7919 % 1013) as f32 / 1013.0 - 0.5).collect()
+    }
+
+    fn narrow(values: &[f32]) -> Vec<bf16> {
+        values.iter().copied().map(bf16::from_f32).collect()
+    }
+
+    fn activated(x: f64, activation: Activation) -> f64 {
+        match activation {
+            Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            _ => x,
+        }
+    }
+
+    fn product<R: Value>(blocks: &Blocks<'_, R>) -> Vec<R> {
+        let rows = blocks.x.len() / blocks.input;
+        let mut y = Vec::with_capacity(rows * blocks.output);
+        blocks.write(&Target::new(&mut y, rows, blocks.output));
+        // SAFETY: the whole result was written.
+        unsafe { y.set_len(rows * blocks.output) };
+        y
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn a_product_in_blocks_equals_f64_and_a_row_does_not_depend_on_its_companions(
+            rows in BLOCK..300,
+            output in 1usize..200,
+            // Up to two of the pieces in which long sums are added up.
+            steps in prop_oneof![1usize..20, 40usize..100],
+            activation in proptest::sample::select(&ACTIVATIONS[..]),
+            with_bias: bool,
+            with_residual: bool,
+            seed in 0usize..1000,
+        ) {
+            let input = steps * DEPTH;
+            let weight = narrow(&values(output * input, seed));
+            let packed = packed(&weight, input, amx::WIDTH, input);
+            let Some(panels) = Panels::of(&packed, &weight, input).filter(|panels| panels.has_blocks(input)) else {
+                return Ok(());
+            };
+            let (x, bias) = (narrow(&values(rows * input, seed + 1)), values(output, seed + 2));
+            let residual = values(rows * output, seed + 3);
+            let finish = Finish {
+                bias: with_bias.then_some(bias.as_slice()),
+                activation,
+                residual: with_residual.then_some(residual.as_slice()),
+            };
+            let blocks = Blocks { panels, packed: &packed, x: &x, input, output, finish };
+            let wide = product(&blocks);
+            let residual_bf16 = narrow(&residual);
+            let finish = Finish {
+                bias: finish.bias,
+                activation,
+                residual: with_residual.then_some(residual_bf16.as_slice()),
+            };
+            let rounded = product(&Blocks { panels, packed: &packed, x: &x, input, output, finish });
+            for place in (0..rows * output).step_by(7) {
+                let (row, column) = (place / output, place % output);
+                let pairs = x[row * input..][..input].iter().zip(&weight[column * input..][..input]);
+                let sum: f64 = pairs.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                let sum = sum + if with_bias { f64::from(bias[column]) } else { 0.0 };
+                let before = |value: f64| if with_residual { value } else { 0.0 };
+                let expected = activated(sum, activation) + before(residual[place].into());
+                prop_assert!((f64::from(wide[place]) - expected).abs() < 1e-4, "{} for {expected}", wide[place]);
+                let expected = activated(sum, activation) + before(residual_bf16[place].into());
+                let error = (rounded[place].to_f64() - expected).abs();
+                prop_assert!(error <= expected.abs() / 256.0 + 1e-4, "{} for {expected}", rounded[place]);
+            }
+            let first = rows - BLOCK;
+            let alone = Blocks {
+                x: &x[first * input..],
+                finish: Finish { residual: with_residual.then(|| &residual[first * output..]), ..blocks.finish },
+                ..blocks
+            };
+            prop_assert_eq!(product(&alone), &wide[first * output..]);
+        }
+    }
+}
