@@ -62,6 +62,7 @@ mod avx512 {
     }
 
     /// `2^x`, with a relative error below 1e-5.
+    #[inline]
     #[target_feature(enable = "avx512f")]
     pub(crate) fn power_of_two(x: __m512) -> __m512 {
         let whole = _mm512_roundscale_ps::<0>(x);

@@ -94,15 +94,13 @@ impl Panels {
         false
     }
 
-    /// Whether any number of rows of so many inputs, from a block's on, is multiplied here.
+    /// Whether any number of rows of so many inputs is multiplied in [`Blocks`], from a block's on.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn has_blocks(self, input: usize) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return self.has_tiles() && input.is_multiple_of(amx::DEPTH);
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+        self.has_tiles() && input.is_multiple_of(amx::DEPTH)
     }
 
-    /// Most rows that are multiplied here.
+    /// Most rows that [`Self::multiply`] takes.
     pub(crate) fn most_rows(self) -> usize {
         #[cfg(target_arch = "x86_64")]
         if self.has_tiles() {
