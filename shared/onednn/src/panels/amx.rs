@@ -24,7 +24,12 @@ pub(super) const WIDTH: usize = 4 * LANES;
 pub(super) const STEP: usize = DEPTH * WIDTH * size_of::<bf16>();
 /// Bytes between two pairs of inputs of a panel, and between two rows of sums.
 pub(super) const ROW: usize = 4 * WIDTH;
-/// Places of the next panel that are asked for side by side.
+/// Bytes of a row of a tile.
+const ROW_OF_TILE: usize = DEPTH * size_of::<bf16>();
+/// Most steps that are multiplied before the other half of a panel has its turn: as much is asked for ahead, and stays in the second
+/// cache with it.
+const MOST_STEPS: usize = 48;
+/// Places of the weight that are asked for side by side.
 const STREAMS: usize = 8;
 
 /// Whether this process may use AMX in bf16.
@@ -138,11 +143,15 @@ pub(super) fn multiply(panel: &[bf16], x: &[bf16], rows: usize, sums: &mut [f32]
     // SAFETY: what is read and written lies within the slices, whose lengths were asserted; what is asked for ahead need not be
     // there. The tiles have the shapes that are used, and nobody else uses this thread's.
     unsafe {
-        if rows <= TILE {
-            one_tile(panel, x, rows, steps, sums);
-        } else {
-            for half in 0..2 {
-                two_tiles(panel.add(half * ROW / 2), x, rows, steps, sums.add(half * ROW / 2), half == 0);
+        for first in (0..steps).step_by(MOST_STEPS) {
+            let panel = panel.add(first * STEP);
+            let x = x.add(first * rows * ROW_OF_TILE);
+            let part = Part { panel, x, rows, steps: MOST_STEPS.min(steps - first), begun: first > 0 };
+            if rows <= TILE {
+                part.one_tile(sums);
+            } else {
+                part.two_tiles(0, sums);
+                part.two_tiles(1, sums);
             }
         }
     }
@@ -166,108 +175,167 @@ pub(super) unsafe fn clear_sums() {
     }
 }
 
-/// Up to 16 rows by the whole panel.
-unsafe fn one_tile(panel: *const u8, x: *const u8, rows: usize, steps: usize, sums: *mut u8) {
+/// Takes up the sums 0 and 1 that lie side by side from `first` on, and 2 and 3 from `second` on, their rows `row_bytes` apart.
+#[inline(always)]
+pub(super) unsafe fn load_sums(first: *const u8, second: *const u8, row_bytes: usize) {
     // SAFETY: see [`multiply`].
     unsafe {
-        clear_sums();
-        for step in 0..steps {
-            ask_ahead(panel, step, steps);
-            asm!(
-                "tileloadd tmm4, [{x} + {x_row}*1]",
-                "tileloadd tmm5, [{w} + {w_row}*1]",
-                "tileloadd tmm6, [{w} + {w_row}*1 + 64]",
-                "tdpbf16ps tmm0, tmm4, tmm5",
-                "tileloadd tmm7, [{w} + {w_row}*1 + 128]",
-                "tdpbf16ps tmm1, tmm4, tmm6",
-                "tileloadd tmm5, [{w} + {w_row}*1 + 192]",
-                "tdpbf16ps tmm2, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm4, tmm5",
-                x = in(reg) x.add(step * rows * 2 * DEPTH),
-                x_row = in(reg) 2 * DEPTH,
-                w = in(reg) panel.add(step * STEP),
-                w_row = in(reg) ROW,
-                out("tmm0") _,
-                out("tmm1") _,
-                out("tmm2") _,
-                out("tmm3") _,
-                out("tmm4") _,
-                out("tmm5") _,
-                out("tmm6") _,
-                out("tmm7") _,
-                options(nostack, readonly),
-            );
-        }
         asm!(
-            "tilestored [{sums} + {row}*1], tmm0",
-            "tilestored [{sums} + {row}*1 + 64], tmm1",
-            "tilestored [{sums} + {row}*1 + 128], tmm2",
-            "tilestored [{sums} + {row}*1 + 192], tmm3",
-            sums = in(reg) sums,
-            row = in(reg) ROW,
-            options(nostack),
+            "tileloadd tmm0, [{first} + {row}*1]",
+            "tileloadd tmm1, [{first} + {row}*1 + 64]",
+            "tileloadd tmm2, [{second} + {row}*1]",
+            "tileloadd tmm3, [{second} + {row}*1 + 64]",
+            first = in(reg) first,
+            second = in(reg) second,
+            row = in(reg) row_bytes,
+            out("tmm0") _,
+            out("tmm1") _,
+            out("tmm2") _,
+            out("tmm3") _,
+            options(nostack, readonly),
         );
     }
 }
 
-/// 17 to 32 rows by half of the panel.
-unsafe fn two_tiles(panel: *const u8, x: *const u8, rows: usize, steps: usize, sums: *mut u8, ask: bool) {
+/// Puts the sums where [`load_sums`] takes them up.
+#[inline(always)]
+pub(super) unsafe fn store_sums(first: *mut u8, second: *mut u8, row_bytes: usize) {
     // SAFETY: see [`multiply`].
     unsafe {
-        clear_sums();
-        for step in 0..steps {
-            if ask {
-                ask_ahead(panel, step, steps);
-            }
-            let x = x.add(step * rows * 2 * DEPTH);
-            asm!(
-                "tileloadd tmm4, [{x} + {x_row}*1]",
-                "tileloadd tmm6, [{w} + {w_row}*1]",
-                "tileloadd tmm5, [{y} + {x_row}*1]",
-                "tileloadd tmm7, [{w} + {w_row}*1 + 64]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                x = in(reg) x,
-                y = in(reg) x.add(TILE * 2 * DEPTH),
-                x_row = in(reg) 2 * DEPTH,
-                w = in(reg) panel.add(step * STEP),
-                w_row = in(reg) ROW,
-                out("tmm0") _,
-                out("tmm1") _,
-                out("tmm2") _,
-                out("tmm3") _,
-                out("tmm4") _,
-                out("tmm5") _,
-                out("tmm6") _,
-                out("tmm7") _,
-                options(nostack, readonly),
-            );
-        }
         asm!(
             "tilestored [{first} + {row}*1], tmm0",
             "tilestored [{first} + {row}*1 + 64], tmm1",
             "tilestored [{second} + {row}*1], tmm2",
             "tilestored [{second} + {row}*1 + 64], tmm3",
-            first = in(reg) sums,
-            second = in(reg) sums.add(TILE * ROW),
-            row = in(reg) ROW,
+            first = in(reg) first,
+            second = in(reg) second,
+            row = in(reg) row_bytes,
             options(nostack),
         );
     }
 }
 
-/// Asks for a part of the next panel, as much as a step multiplies, from several places of it: memory gives more to several readings
-/// than to one.
-fn ask_ahead(panel: *const u8, step: usize, steps: usize) {
-    const LINE: usize = 64;
-    let share = STEP / STREAMS;
-    for stream in 0..STREAMS {
-        let place = panel.wrapping_add(steps * (STEP + stream * share) + step * share);
-        for line in (0..share).step_by(LINE) {
-            // SAFETY: a hint, which need not be an address of memory.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(place.wrapping_add(line).cast()) };
+/// Adds the products of a step of two tiles of rows, `row_bytes` apart, and half a panel to the sums: the first tile's are 0 and 1.
+#[inline(always)]
+pub(super) unsafe fn multiply_step(x: *const u8, row_bytes: usize, weights: *const u8) {
+    // SAFETY: see [`multiply`].
+    unsafe {
+        asm!(
+            "tileloadd tmm4, [{x} + {x_row}*1]",
+            "tileloadd tmm6, [{w} + {w_row}*1]",
+            "tileloadd tmm7, [{w} + {w_row}*1 + 64]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{y} + {x_row}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            x = in(reg) x,
+            y = in(reg) x.wrapping_add(TILE * row_bytes),
+            x_row = in(reg) row_bytes,
+            w = in(reg) weights,
+            w_row = in(reg) ROW,
+            out("tmm0") _,
+            out("tmm1") _,
+            out("tmm2") _,
+            out("tmm3") _,
+            out("tmm4") _,
+            out("tmm5") _,
+            out("tmm6") _,
+            out("tmm7") _,
+            options(nostack, readonly),
+        );
+    }
+}
+
+/// Some steps of a product.
+struct Part {
+    /// From its first step on.
+    panel: *const u8,
+    x: *const u8,
+    rows: usize,
+    steps: usize,
+    /// Whether there are sums of the steps before.
+    begun: bool,
+}
+
+impl Part {
+    unsafe fn begin(&self, first: *const u8, second: *const u8) {
+        // SAFETY: see [`multiply`].
+        unsafe {
+            if self.begun {
+                load_sums(first, second, ROW);
+            } else {
+                clear_sums();
+            }
+        }
+    }
+
+    /// Up to 16 rows by the whole panel.
+    unsafe fn one_tile(&self, sums: *mut u8) {
+        // SAFETY: see [`multiply`].
+        unsafe {
+            let second = sums.add(ROW / 2);
+            self.begin(sums, second);
+            for step in 0..self.steps {
+                self.ask_ahead(step, 1);
+                asm!(
+                    "tileloadd tmm4, [{x} + {x_row}*1]",
+                    "tileloadd tmm5, [{w} + {w_row}*1]",
+                    "tileloadd tmm6, [{w} + {w_row}*1 + 64]",
+                    "tdpbf16ps tmm0, tmm4, tmm5",
+                    "tileloadd tmm7, [{w} + {w_row}*1 + 128]",
+                    "tdpbf16ps tmm1, tmm4, tmm6",
+                    "tileloadd tmm5, [{w} + {w_row}*1 + 192]",
+                    "tdpbf16ps tmm2, tmm4, tmm7",
+                    "tdpbf16ps tmm3, tmm4, tmm5",
+                    x = in(reg) self.x.add(step * self.rows * ROW_OF_TILE),
+                    x_row = in(reg) ROW_OF_TILE,
+                    w = in(reg) self.panel.add(step * STEP),
+                    w_row = in(reg) ROW,
+                    out("tmm0") _,
+                    out("tmm1") _,
+                    out("tmm2") _,
+                    out("tmm3") _,
+                    out("tmm4") _,
+                    out("tmm5") _,
+                    out("tmm6") _,
+                    out("tmm7") _,
+                    options(nostack, readonly),
+                );
+            }
+            store_sums(sums, second, ROW);
+        }
+    }
+
+    /// 17 to 32 rows by half of the panel.
+    unsafe fn two_tiles(&self, half: usize, sums: *mut u8) {
+        // SAFETY: see [`multiply`].
+        unsafe {
+            let start = half * ROW / 2;
+            let (first, second) = (sums.add(start), sums.add(start + TILE * ROW));
+            self.begin(first, second);
+            for step in 0..self.steps {
+                self.ask_ahead(half * self.steps + step, 2);
+                let x = self.x.add(step * self.rows * ROW_OF_TILE);
+                multiply_step(x, ROW_OF_TILE, self.panel.add(start + step * STEP));
+            }
+            store_sums(first, second, ROW);
+        }
+    }
+
+    /// Asks for some of as much of the weight as this part is of it, behind it, from several places: memory gives more to several
+    /// readings than to one. The steps are gone through so many `times`, and what is asked for is spread evenly over all: in one
+    /// go it would wait for memory.
+    fn ask_ahead(&self, step: usize, times: usize) {
+        const LINE: usize = 64;
+        let share = STEP / STREAMS / times;
+        for stream in 0..STREAMS {
+            let behind = self.steps * (STEP + stream * share * times);
+            let place = self.panel.wrapping_add(behind + step * share);
+            for line in (0..share).step_by(LINE) {
+                // SAFETY: a hint, which need not be an address of memory.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(place.wrapping_add(line).cast()) };
+            }
         }
     }
 }

@@ -5,15 +5,12 @@
 //! rounding, is done in vectors between the steps of the next block, so that the matrix unit does not wait for it.
 
 use std::{
-    arch::{
-        asm,
-        x86_64::{
-            __m512, __m512bh, __m512i, __mmask16, __mmask32, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch,
-            _mm_sfence, _mm256_maskz_loadu_epi16, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
-            _mm512_cvtne2ps_pbh, _mm512_div_ps, _mm512_loadu_ps, _mm512_mask_storeu_epi16,
-            _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_rcp14_ps, _mm512_set1_ps,
-            _mm512_setzero_ps, _mm512_slli_epi32, _mm512_stream_ps, _mm512_stream_si512,
-        },
+    arch::x86_64::{
+        __m512, __m512bh, __m512i, __mmask16, __mmask32, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm_sfence,
+        _mm256_maskz_loadu_epi16, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
+        _mm512_cvtne2ps_pbh, _mm512_div_ps, _mm512_loadu_ps, _mm512_mask_storeu_epi16, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_rcp14_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_slli_epi32, _mm512_stream_ps, _mm512_stream_si512,
     },
     cell::RefCell,
     ops::Range,
@@ -24,7 +21,7 @@ use rayon::prelude::*;
 
 use super::{
     LANES, Panels,
-    amx::{self, DEPTH, ROW, STEP, TILE, Tiles},
+    amx::{self, DEPTH, STEP, TILE, Tiles},
 };
 use crate::{Activation, Value, api::TYPE_BF16, exponentials::power_of_two, target::Target, tiles};
 
@@ -196,11 +193,13 @@ impl<R: Value> Blocks<'_, R> {
     ) {
         let row_bytes = self.input * size_of::<bf16>();
         let (mut x, mut weights) = (rows.as_ptr().cast::<u8>(), weights.as_ptr().cast::<u8>());
-        let sums = sums.as_mut_ptr();
+        let row_of_sums = BLOCK * size_of::<f32>();
+        let first = sums.as_mut_ptr().cast::<u8>();
+        let second = first.wrapping_add(TILE * row_of_sums);
         // SAFETY: the tiles are this thread's; the sums are a block's.
         unsafe {
             if begun {
-                load_sums(sums);
+                amx::load_sums(first, second, row_of_sums);
             } else {
                 amx::clear_sums();
             }
@@ -209,7 +208,7 @@ impl<R: Value> Blocks<'_, R> {
         let mut row = finish.map_or(BLOCK, |block| block.place.skipped);
         for _ in 0..steps {
             // SAFETY: a step of the rows and of the panel, which the caller answers for.
-            unsafe { multiply_step(x, row_bytes, weights) };
+            unsafe { amx::multiply_step(x, row_bytes, weights) };
             x = x.wrapping_add(DEPTH * size_of::<bf16>());
             weights = weights.wrapping_add(STEP);
             for _ in 0..lines {
@@ -225,7 +224,7 @@ impl<R: Value> Blocks<'_, R> {
             }
         }
         // SAFETY: the sums are a block's.
-        unsafe { store_sums(sums) };
+        unsafe { amx::store_sums(first, second, row_of_sums) };
     }
 
     /// The share of the next panel, and its lines for each step, that a block asks for which has this turn among those of a panel.
@@ -256,21 +255,20 @@ impl<R: Value> Blocks<'_, R> {
         let masks = [there as __mmask16, (there >> LANES) as __mmask16];
         // SAFETY: rows and columns are of this thread's part.
         let y = unsafe { y.part(place.row + row, columns.clone()) };
-        let before = self.finish.residual.map(|residual| &residual[(place.row + row) * self.output..]);
-        let before = before.map(|row| &row[columns.clone()]);
-        let bias = self.finish.bias.map(|bias| &bias[columns]);
         let mut finished = [_mm512_setzero_ps(); 2];
         for (half, finished) in finished.iter_mut().enumerate() {
             let (start, mask) = (half * LANES, masks[half]);
             // SAFETY: sums are whole rows.
             let mut value = unsafe { _mm512_loadu_ps(sums.as_ptr().add(row * BLOCK + start)) };
-            if let Some(bias) = bias {
+            if let Some(bias) = self.finish.bias {
+                let bias = bias[columns.clone()].as_ptr().wrapping_add(start);
                 // SAFETY: the masked values are there.
-                let bias = unsafe { _mm512_maskz_loadu_ps(mask, bias.as_ptr().wrapping_add(start)) };
+                let bias = unsafe { _mm512_maskz_loadu_ps(mask, bias) };
                 value = _mm512_add_ps(value, bias);
             }
             value = activated::<R>(value, self.finish.activation);
-            if let Some(before) = before {
+            if let Some(residual) = self.finish.residual {
+                let before = &residual[(place.row + row) * self.output..][columns.clone()];
                 // SAFETY: as above.
                 value = _mm512_add_ps(value, unsafe { wide(before.as_ptr().wrapping_add(start), mask) });
             }
@@ -349,74 +347,6 @@ unsafe fn store<R: Value>(y: *mut R, [low, high]: [__m512; 2], masks: [__mmask16
                 _mm512_mask_storeu_ps(second, masks[1], high);
             }
         }
-    }
-}
-
-/// Adds the products of a step of 32 rows, `row_bytes` apart, and half a panel to the sums.
-#[inline(always)]
-unsafe fn multiply_step(x: *const u8, row_bytes: usize, weights: *const u8) {
-    // SAFETY: see [`Blocks::add_up`].
-    unsafe {
-        asm!(
-            "tileloadd tmm4, [{x} + {x_row}*1]",
-            "tileloadd tmm6, [{w} + {w_row}*1]",
-            "tileloadd tmm7, [{w} + {w_row}*1 + 64]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm5, [{y} + {x_row}*1]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            x = in(reg) x,
-            y = in(reg) x.wrapping_add(TILE * row_bytes),
-            x_row = in(reg) row_bytes,
-            w = in(reg) weights,
-            w_row = in(reg) ROW,
-            out("tmm0") _,
-            out("tmm1") _,
-            out("tmm2") _,
-            out("tmm3") _,
-            out("tmm4") _,
-            out("tmm5") _,
-            out("tmm6") _,
-            out("tmm7") _,
-            options(nostack, readonly),
-        );
-    }
-}
-
-unsafe fn load_sums(sums: *const f32) {
-    // SAFETY: see [`Blocks::add_up`].
-    unsafe {
-        asm!(
-            "tileloadd tmm0, [{top} + {row}*1]",
-            "tileloadd tmm1, [{top} + {row}*1 + 64]",
-            "tileloadd tmm2, [{bottom} + {row}*1]",
-            "tileloadd tmm3, [{bottom} + {row}*1 + 64]",
-            top = in(reg) sums,
-            bottom = in(reg) sums.wrapping_add(TILE * BLOCK),
-            row = in(reg) BLOCK * size_of::<f32>(),
-            out("tmm0") _,
-            out("tmm1") _,
-            out("tmm2") _,
-            out("tmm3") _,
-            options(nostack, readonly),
-        );
-    }
-}
-
-unsafe fn store_sums(sums: *mut f32) {
-    // SAFETY: see [`Blocks::add_up`].
-    unsafe {
-        asm!(
-            "tilestored [{top} + {row}*1], tmm0",
-            "tilestored [{top} + {row}*1 + 64], tmm1",
-            "tilestored [{bottom} + {row}*1], tmm2",
-            "tilestored [{bottom} + {row}*1 + 64], tmm3",
-            top = in(reg) sums,
-            bottom = in(reg) sums.wrapping_add(TILE * BLOCK),
-            row = in(reg) BLOCK * size_of::<f32>(),
-            options(nostack),
-        );
     }
 }
 
