@@ -53,8 +53,10 @@ pub(crate) fn converted<A: Copy + Sync, B: Copy + Default + Send>(
     output
 }
 
+/// The same value in f32.
 #[inline(always)]
-pub(crate) fn widened(value: bf16) -> f32 {
+#[must_use]
+pub fn widened(value: bf16) -> f32 {
     f32::from_bits(u32::from(value.to_bits()) << 16)
 }
 

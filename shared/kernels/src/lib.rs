@@ -25,7 +25,7 @@ mod tile;
 mod workers;
 
 pub use attention::{Mask, attention};
-pub use cast::cast;
+pub use cast::{cast, widened};
 pub use elementwise::{Activation, gated, quick_gelu, rotate, softmax};
 pub use linear::{Linear, linear};
 pub use normalisation::{layer_norm, rms_norm};

@@ -443,28 +443,26 @@ impl<T: Value> PackedLinear<T> {
         let groups = self.packed_bf16().par_chunks(group * panels.values()).enumerate();
         groups.with_min_len(FEWEST_GROUPS).for_each_init(Vec::new, |sums, (place, weights)| {
             panels.multiply(weights, &x, sums);
-            let sums = sums.as_flattened();
+            let sums = sums.as_flattened_mut();
             let first = place * group * panels.width();
-            for (row, sums) in sums.chunks_exact(sums.len() / rows).enumerate() {
-                let outputs = first..(first + sums.len()).min(output);
+            let width = sums.len() / rows;
+            // Pass by pass, so that each is done in vectors.
+            for (row, sums) in sums.chunks_exact_mut(width).enumerate() {
+                let outputs = first..(first + width).min(output);
+                let sums = &mut sums[..outputs.len()];
                 // SAFETY: groups do not overlap.
                 let y = unsafe { result.part(row, outputs.clone()) };
-                let biased = |place: usize, sum: f32| match &self.bias {
-                    Some(bias) => activate(sum + bias[outputs.start + place]),
-                    None => activate(sum),
-                };
-                match residual.map(|residual| &residual[row * output..][outputs.clone()]) {
-                    Some(residual) => {
-                        for (place, ((y, sum), before)) in y.iter_mut().zip(sums).zip(residual).enumerate() {
-                            y.write(R::narrow(biased(place, *sum) + before.wide()));
-                        }
-                    }
-                    None => {
-                        for (place, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
-                            y.write(R::narrow(biased(place, *sum)));
-                        }
-                    }
+                if let Some(bias) = &self.bias {
+                    sums.iter_mut().zip(&bias[outputs.clone()]).for_each(|(sum, bias)| *sum += bias);
                 }
+                sums.iter_mut().for_each(|sum| *sum = activate(*sum));
+                if let Some(residual) = residual {
+                    let before = &residual[row * output..][outputs];
+                    sums.iter_mut().zip(before).for_each(|(sum, before)| *sum += before.wide());
+                }
+                y.iter_mut().zip(sums).for_each(|(y, sum)| {
+                    y.write(R::narrow(*sum));
+                });
             }
         });
         // SAFETY: the panels are all of the outputs, and every one was written for each row.

@@ -95,18 +95,25 @@ impl Chooser {
     }
 }
 
-/// Index of the largest value, the first of equals; `None` where a value is not a number.
-pub(crate) fn argmax(values: impl Iterator<Item = f32>) -> Option<u32> {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (index, value) in values.enumerate() {
-        if value.is_nan() {
-            return None;
-        }
-        if value > best.1 {
-            best = (index, value);
+/// Index of the largest value, each made f32 by `wide`, the first of equals; `None` where a value is not a number.
+pub(crate) fn argmax<T: Copy>(values: &[T], wide: impl Fn(T) -> f32) -> Option<u32> {
+    const LANES: usize = 16;
+    // The largest and then its place: a loop that looked for both could not be done in vectors.
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    let mut no_number = [false; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks.iter().map(<[T; LANES]>::as_slice).chain([rest]) {
+        for ((largest, no_number), value) in largest.iter_mut().zip(&mut no_number).zip(chunk) {
+            let value = wide(*value);
+            *no_number |= value.is_nan();
+            *largest = if value > *largest { value } else { *largest };
         }
     }
-    Some(best.0 as u32)
+    if no_number.contains(&true) {
+        return None;
+    }
+    let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    Some(values.iter().position(|value| wide(*value) == largest).unwrap_or(0) as u32)
 }
 
 #[cfg(test)]
@@ -115,11 +122,22 @@ mod tests {
 
     #[test]
     fn the_first_of_equal_values_is_chosen() {
-        assert_eq!(argmax([1.0, 3.0, 3.0, 2.0].into_iter()), Some(1));
+        let same = |value: f32| value;
+        assert_eq!(argmax(&[1.0, 3.0, 3.0, 2.0], same), Some(1));
+        for place in 0..40 {
+            let mut values = [-2.0; 40];
+            values[place..].fill(-1.0);
+            assert_eq!(argmax(&values, same), Some(place as u32));
+        }
+        assert_eq!(argmax(&[f32::NEG_INFINITY; 20], same), Some(0));
     }
 
     #[test]
     fn logits_that_are_not_numbers_have_no_largest() {
-        assert_eq!(argmax([1.0, f32::NAN, 3.0].into_iter()), None);
+        for place in 0..40 {
+            let mut values = [1.0; 40];
+            values[place] = f32::NAN;
+            assert_eq!(argmax(&values, |value| value), None);
+        }
     }
 }

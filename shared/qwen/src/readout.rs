@@ -1,9 +1,9 @@
 //! What is read of logits, and where: a row of the vocabulary's length does not travel from a GPU.
 
 use candle_core::{CpuStorage, D, DType, Result, Storage, Tensor};
-use half::bf16;
 use rayon::prelude::*;
 use thicket_engine::{EngineError, Verdict};
+use thicket_kernels::widened;
 
 use crate::choosing::{Chooser, Words, argmax};
 
@@ -73,12 +73,11 @@ fn largest_of_rows(logits: &Tensor) -> Result<Vec<Option<u32>>> {
     let (storage, layout) = logits.storage_and_layout();
     let values = layout.start_offset()..layout.start_offset() + rows * vocab;
     match &*storage {
-        Storage::Cpu(CpuStorage::BF16(all)) => Ok(all[values]
-            .par_chunks(vocab)
-            .map(|row| argmax(row.iter().map(|value| bf16::to_f32(*value))))
-            .collect()),
+        Storage::Cpu(CpuStorage::BF16(all)) => {
+            Ok(all[values].par_chunks(vocab).map(|row| argmax(row, widened)).collect())
+        }
         Storage::Cpu(CpuStorage::F32(all)) => {
-            Ok(all[values].par_chunks(vocab).map(|row| argmax(row.iter().copied())).collect())
+            Ok(all[values].par_chunks(vocab).map(|row| argmax(row, |value| value)).collect())
         }
         _ => candle_core::bail!("logits of {:?} on the processor", logits.dtype()),
     }
@@ -198,7 +197,7 @@ mod tests {
         let narrow = rows(7, 500).to_dtype(DType::BF16).unwrap();
         let wide = narrow.to_dtype(DType::F32).unwrap();
         let expected: Vec<_> =
-            wide.to_vec2::<f32>().unwrap().into_iter().map(|row| argmax(row.into_iter())).collect();
+            wide.to_vec2::<f32>().unwrap().into_iter().map(|row| argmax(&row, |value| value)).collect();
         assert_eq!(largest_of_rows(&narrow).unwrap(), expected);
         assert_eq!(largest_of_rows(&wide.narrow(0, 2, 3).unwrap()).unwrap(), expected[2..5]);
     }
