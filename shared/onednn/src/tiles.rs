@@ -59,6 +59,7 @@ pub(crate) fn shared(rows: usize, outputs: usize, slice: usize, threads: usize) 
 
 /// Rows and outputs for products in blocks: a thread has several pieces, so that a core that is done takes over from a slower
 /// one. Pieces of rows begin at multiples of [`STEP`], and pieces of outputs at multiples of `panel`.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) fn blocks(
     rows: usize,
     outputs: usize,
