@@ -39,12 +39,21 @@ fn products(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("plain", &shape), |bencher| {
             bencher.iter(|| linear(black_box(&x), &weight, Some(&bias)).expect("a product"));
         });
-        let mut prepared =
-            vec![("prepared", &weight, Backend::Plain), ("prepared bf16", &half, Backend::Plain)];
-        prepared.extend(Library::get().ok().map(|library| ("onednn", &weight, Backend::OneDnn(library))));
-        for (name, weight, backend) in prepared {
-            let map = PreparedLinear::new(weight, Some(&bias), DType::F32, backend).expect("a weight");
-            let map = map.expect("f32 on the CPU");
+        let mut prepared = vec![
+            ("prepared", &weight, DType::F32, Backend::Plain),
+            ("prepared bf16", &half, DType::F32, Backend::Plain),
+        ];
+        if let Ok(library) = Library::get() {
+            prepared.push(("onednn", &weight, DType::F32, Backend::OneDnn(library)));
+            // In the tiles of AMX where there are any.
+            if library.check_bf16().is_ok() {
+                prepared.push(("in bf16", &half, DType::BF16, Backend::OneDnn(library)));
+            }
+        }
+        for (name, weight, compute, backend) in prepared {
+            let x = x.to_dtype(compute).expect("a cast");
+            let map = PreparedLinear::new(weight, Some(&bias), compute, backend).expect("a weight");
+            let map = map.expect("a product on the CPU");
             group.bench_function(BenchmarkId::new(name, &shape), |bencher| {
                 bencher.iter(|| map.forward(black_box(&x), Activation::None, None).expect("a product"));
             });
