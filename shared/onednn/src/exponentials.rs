@@ -61,7 +61,8 @@ mod avx512 {
         _mm512_reduce_add_ps(sum)
     }
 
-    /// `2^x`, with a relative error below 1e-5.
+    /// `2^x`, with a relative error below 1e-5. An infinite `x` leaves no number of its part, which the last instruction does not
+    /// heed: it gives infinity or zero.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(crate) fn power_of_two(x: __m512) -> __m512 {

@@ -24,6 +24,8 @@ pub(super) const WIDTH: usize = 4 * LANES;
 pub(super) const STEP: usize = DEPTH * WIDTH * size_of::<bf16>();
 /// Bytes between two pairs of inputs of a panel, and between two rows of sums.
 pub(super) const ROW: usize = 4 * WIDTH;
+/// Bytes that memory gives at a time.
+pub(super) const LINE: usize = 64;
 /// Bytes of a row of a tile.
 const ROW_OF_TILE: usize = DEPTH * size_of::<bf16>();
 /// Most steps that are multiplied before the other half of a panel has its turn: as much is asked for ahead, and stays in the second
@@ -247,6 +249,13 @@ pub(super) unsafe fn multiply_step(x: *const u8, row_bytes: usize, weights: *con
     }
 }
 
+/// Asks for a line of memory.
+#[inline(always)]
+pub(super) fn ask_for<const HINT: i32>(place: *const u8) {
+    // SAFETY: a hint, which need not be an address of memory.
+    unsafe { _mm_prefetch::<HINT>(place.cast()) };
+}
+
 /// Some steps of a product.
 struct Part {
     /// From its first step on.
@@ -327,14 +336,12 @@ impl Part {
     /// readings than to one. The steps are gone through so many `times`, and what is asked for is spread evenly over all: in one
     /// go it would wait for memory.
     fn ask_ahead(&self, step: usize, times: usize) {
-        const LINE: usize = 64;
         let share = STEP / STREAMS / times;
         for stream in 0..STREAMS {
             let behind = self.steps * (STEP + stream * share * times);
             let place = self.panel.wrapping_add(behind + step * share);
             for line in (0..share).step_by(LINE) {
-                // SAFETY: a hint, which need not be an address of memory.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(place.wrapping_add(line).cast()) };
+                ask_for::<_MM_HINT_T1>(place.wrapping_add(line));
             }
         }
     }

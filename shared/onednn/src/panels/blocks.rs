@@ -6,7 +6,7 @@
 
 use std::{
     arch::x86_64::{
-        __m512, __m512bh, __m512i, __mmask16, __mmask32, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm_sfence,
+        __m512, __m512bh, __m512i, __mmask16, __mmask32, _MM_HINT_T0, _MM_HINT_T1, _mm_sfence,
         _mm256_maskz_loadu_epi16, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
         _mm512_cvtne2ps_pbh, _mm512_div_ps, _mm512_loadu_ps, _mm512_mask_storeu_epi16, _mm512_mask_storeu_ps,
         _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_rcp14_ps, _mm512_set1_ps, _mm512_setzero_ps,
@@ -21,7 +21,7 @@ use rayon::prelude::*;
 
 use super::{
     LANES, Panels,
-    amx::{self, DEPTH, STEP, TILE, Tiles},
+    amx::{self, DEPTH, LINE, STEP, TILE, Tiles, ask_for},
 };
 use crate::{Activation, Value, api::TYPE_BF16, exponentials::power_of_two, target::Target, tiles};
 
@@ -33,7 +33,6 @@ const MOST_INPUTS: usize = 1536;
 
 /// Bytes of a weight from which on it is asked for ahead of its use: a smaller one is in a near cache already.
 const LARGE: usize = 4 << 20;
-const LINE: usize = 64;
 
 /// The sums of a block, row by row.
 type Sums = [f32; BLOCK * BLOCK];
@@ -279,11 +278,6 @@ impl<R: Value> Blocks<'_, R> {
     }
 }
 
-fn ask_for<const HINT: i32>(place: *const u8) {
-    // SAFETY: a hint, which need not be an address of memory.
-    unsafe { _mm_prefetch::<HINT>(place.cast()) };
-}
-
 /// The activation of every value; of a result in bf16 as exact as that is.
 #[target_feature(enable = "avx512f")]
 fn activated<R: Value>(x: __m512, activation: Activation) -> __m512 {
@@ -382,6 +376,31 @@ mod tests {
         // SAFETY: the whole result was written.
         unsafe { y.set_len(rows * blocks.output) };
         y
+    }
+
+    #[test]
+    fn an_activation_of_the_largest_values_is_the_value_itself_or_nothing() {
+        if !amx::available() {
+            return;
+        }
+        let (input, output) = (DEPTH, amx::WIDTH);
+        let mut weight = narrow(&values(output * input, 0));
+        weight.iter_mut().step_by(input).for_each(|first| *first = bf16::ONE);
+        let packed = packed(&weight, input, amx::WIDTH, input);
+        let panels = Panels::of(&packed, &weight, input).expect("the order is a known one");
+        let largest = [f32::INFINITY, 3e38, 1e3, -1e3, -3e38];
+        let x: Vec<bf16> = (0..BLOCK * input)
+            .map(|place| if place % input == 0 { largest[place / input % largest.len()] } else { 0.0 })
+            .map(bf16::from_f32)
+            .collect();
+        for activation in [Activation::QuickGelu, Activation::Silu] {
+            let finish = Finish::<f32> { bias: None, activation, residual: None };
+            let y = product(&Blocks { panels, packed: &packed, x: &x, input, output, finish });
+            let expected = |row: usize| if row % largest.len() < 3 { x[row * input].to_f32() } else { 0.0 };
+            for (place, y) in y.into_iter().enumerate() {
+                assert_eq!(y, expected(place / output), "{activation:?} of row {}", place / output);
+            }
+        }
     }
 
     proptest! {
