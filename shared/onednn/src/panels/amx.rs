@@ -218,14 +218,15 @@ pub(super) unsafe fn store_sums(first: *mut u8, second: *mut u8, row_bytes: usiz
 }
 
 /// Adds the products of a step of two tiles of rows, `row_bytes` apart, and half a panel to the sums: the first tile's are 0 and 1.
+/// The rows, which are used again soon, are read through the first cache, and the weights past it.
 #[inline(always)]
 pub(super) unsafe fn multiply_step(x: *const u8, row_bytes: usize, weights: *const u8) {
     // SAFETY: see [`multiply`].
     unsafe {
         asm!(
             "tileloadd tmm4, [{x} + {x_row}*1]",
-            "tileloadd tmm6, [{w} + {w_row}*1]",
-            "tileloadd tmm7, [{w} + {w_row}*1 + 64]",
+            "tileloaddt1 tmm6, [{w} + {w_row}*1]",
+            "tileloaddt1 tmm7, [{w} + {w_row}*1 + 64]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tileloadd tmm5, [{y} + {x_row}*1]",
             "tdpbf16ps tmm1, tmm4, tmm7",

@@ -1,8 +1,10 @@
 //! Products of many rows in the tiles of AMX.
 //!
 //! A block of a result, 32 rows by 32 outputs, is four tiles of sums; each step multiplies 32 inputs: two tiles of rows and two of
-//! the weight are read, and each is used twice. What follows the sums of a block, the bias, an activation, a residual sum and the
-//! rounding, is done in vectors between the steps of the next block, so that the matrix unit does not wait for it.
+//! the weight are read, and each is used twice. Rows of a block are multiplied by all outputs of a part one after another: they stay in
+//! the first cache, and the weight, which stays in the second, is read past it. What follows the sums of a block, the bias, an
+//! activation, a residual sum and the rounding, is done in vectors between the steps of the next block, so that the matrix unit does
+//! not wait for it.
 
 use std::{
     arch::x86_64::{
@@ -27,12 +29,9 @@ use crate::{Activation, Value, api::TYPE_BF16, exponentials::power_of_two, targe
 
 /// Rows of a block, and its outputs.
 pub(crate) const BLOCK: usize = 2 * TILE;
-/// Most inputs that are multiplied at a time: those of a thread's rows stay in its second cache then, and longer sums are taken up
+/// Most inputs that are multiplied at a time: those of a block's rows just fill a first cache of 48 KiB, and longer sums are taken up
 /// again.
-const MOST_INPUTS: usize = 1536;
-
-/// Bytes of a weight from which on it is asked for ahead of its use: a smaller one is in a near cache already.
-const LARGE: usize = 4 << 20;
+const MOST_INPUTS: usize = 768;
 
 /// The sums of a block, row by row.
 type Sums = [f32; BLOCK * BLOCK];
@@ -134,6 +133,7 @@ impl<R: Value> Blocks<'_, R> {
         let columns = outputs.len().div_ceil(BLOCK);
         let high = rows.len().div_ceil(BLOCK);
         let steps = self.input / DEPTH;
+        let panels = outputs.start / width..outputs.end.div_ceil(width);
         let parts = self.input.div_ceil(MOST_INPUTS);
         // Sums that are finished at once need room for two blocks: one is added up while the other is finished.
         sums.resize(if parts == 1 { 2 } else { columns * high }, [0.0; BLOCK * BLOCK]);
@@ -143,18 +143,22 @@ impl<R: Value> Blocks<'_, R> {
         let mut pending = None;
         for part in 0..parts {
             let steps = part * steps / parts..(part + 1) * steps / parts;
+            let last = part + 1 == parts;
             for block in 0..columns * high {
-                let (row, column) = (rows.start + block % high * BLOCK, outputs.start + block / high * BLOCK);
+                let (row, column) =
+                    (rows.start + block / columns * BLOCK, outputs.start + block % columns * BLOCK);
                 // The last rows are read together with some of the block before.
                 let first = row.min(all - BLOCK);
                 let place = Place { row: first, skipped: row - first, column };
                 let panel = column / width;
-                let weights = panel * self.panels.values() + steps.start * STEP / 2 + column % width * 2;
+                let weights = self.step(panel, steps.start) + column % width * 2;
                 // SAFETY: `sums` holds two, or one for each block; the pending block's are others.
                 let own = unsafe { &mut *sums.add(if parts == 1 { block % 2 } else { block }) };
-                let (ahead, lines) = self.ahead(panel, &steps, block % (width / BLOCK * high), high);
+                let next =
+                    if last { self.step(panel + panels.len(), 0) } else { self.step(panel, steps.end) };
+                let turn = column % width / BLOCK * high + block / columns;
+                let (ahead, lines) = self.ahead(next, steps.len(), turn, high);
                 let meanwhile = Meanwhile { finish: pending, ahead, lines };
-                let last = part + 1 == parts;
                 if last {
                     self.ask_for_residual(place);
                 }
@@ -226,13 +230,19 @@ impl<R: Value> Blocks<'_, R> {
         unsafe { amx::store_sums(first, second, row_of_sums) };
     }
 
-    /// The share of the next panel, and its lines for each step, that a block asks for which has this turn among those of a panel.
-    fn ahead(&self, panel: usize, steps: &Range<usize>, turn: usize, high: usize) -> (*const u8, usize) {
-        let turns = self.panels.width() / BLOCK * high;
-        let lines = if size_of_val(self.packed) < LARGE { 0 } else { (STEP / LINE).div_ceil(turns) };
-        let next = (panel + 1) * self.panels.values() * size_of::<bf16>();
-        let start = next + steps.start * STEP + turn * steps.len() * lines * LINE;
-        (self.packed.as_ptr().cast::<u8>().wrapping_add(start), lines)
+    /// Where the values of a step of a panel begin.
+    fn step(&self, panel: usize, step: usize) -> usize {
+        panel * self.panels.values() + step * STEP / size_of::<bf16>()
+    }
+
+    /// Of what a panel has from `next` on, which is multiplied after this part of it, the share that a block asks for which has this
+    /// turn among those of the panel, and its lines for each step.
+    fn ahead(&self, next: usize, steps: usize, turn: usize, high: usize) -> (*const u8, usize) {
+        let lines = (STEP / LINE).div_ceil(self.panels.width() / BLOCK * high);
+        (
+            self.packed.as_ptr().wrapping_add(next).cast::<u8>().wrapping_add(turn * steps * lines * LINE),
+            lines,
+        )
     }
 
     /// Asks for what is added to a block at its end.
