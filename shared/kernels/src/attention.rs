@@ -78,22 +78,29 @@ pub fn attention(
         let [wide_q, wide_k, wide_v] = [q, k, v].map(|narrow| narrow.to_dtype(DType::F32));
         return attention(&wide_q?, &wide_k?, &wide_v?, scale, mask, backend)?.to_dtype(q.dtype());
     }
-    let parts = match mask {
-        Mask::Full => vec![vec![Part::full(sizes.queries, sizes.keys)]; sizes.batch],
-        Mask::Causal => vec![vec![Part::causal(sizes.queries, sizes.keys)]; sizes.batch],
-        Mask::Sections(sections) => {
-            sections.to_vec2::<u32>()?.iter().map(|row| Part::sections(row)).collect::<Result<_>>()?
-        }
-    };
+    let parts = mask.parts(&sizes)?;
     let scale = scale as f32;
     let attended = match narrow {
         Some(library) if sizes.queries >= narrow::FEWEST_QUERIES => {
-            q.apply_op3_no_bwd(k, v, &NarrowAttention { scale, parts, sizes, library })?
+            q.apply_op3_no_bwd(k, v, &NarrowAttention { scale, parts, sizes, library, tiles: true })?
         }
         Some(_) => q.apply_op3_no_bwd(k, v, &FewQueries { scale, parts, sizes })?,
         None => q.apply_op3(k, v, Attention { scale, parts, sizes })?,
     };
     attended.transpose(1, 2)
+}
+
+impl Mask {
+    /// The parts of each batch row; together they hold every query once.
+    pub(crate) fn parts(&self, sizes: &Sizes) -> Result<Vec<Vec<Part>>> {
+        match self {
+            Self::Full => Ok(vec![vec![Part::full(sizes.queries, sizes.keys)]; sizes.batch]),
+            Self::Causal => Ok(vec![vec![Part::causal(sizes.queries, sizes.keys)]; sizes.batch]),
+            Self::Sections(sections) => {
+                sections.to_vec2::<u32>()?.iter().map(|row| Part::sections(row)).collect()
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +114,7 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    fn new(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Result<Self> {
+    pub(crate) fn new(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Result<Self> {
         let (batch, heads, queries, dim) = q.dims4()?;
         let (kv_batch, kv_heads, keys, kv_dim) = k.dims4()?;
         let fits = batch == kv_batch && dim == kv_dim && kv_heads > 0 && heads % kv_heads == 0;
@@ -256,6 +263,11 @@ impl<'a, T: WithDType> Heads<'a, T> {
             .try_into()
             .map_err(|_| Error::Msg("attention input without four strides".to_string()))?;
         Ok(Self { values: storage.as_slice()?, start: layout.start_offset(), strides, rows, dim })
+    }
+
+    /// Whether the values of a row lie side by side.
+    pub(crate) fn has_whole_rows(&self) -> bool {
+        self.strides[3] == 1 || self.dim == 1
     }
 
     pub(crate) fn head(&self, batch: usize, head: usize) -> Result<ArrayView2<'a, T>> {

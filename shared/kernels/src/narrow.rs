@@ -1,4 +1,4 @@
-//! Attention in bf16 on the CPU, its products by oneDNN.
+//! Attention in bf16 on the CPU: in the tiles of AMX, or with its products by oneDNN.
 
 use std::{
     cell::RefCell,
@@ -8,7 +8,7 @@ use std::{
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape};
 use half::bf16;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, Slice};
-use thicket_onednn::{DenseProduct, Library, exponentials};
+use thicket_onednn::{DenseProduct, Head, Library, TiledAttention, exponentials};
 
 use crate::{
     attention::{Heads, Part, Sizes, by_heads},
@@ -22,8 +22,8 @@ pub(crate) const FEWEST_QUERIES: usize = 8;
 /// Queries and keys are rounded up to multiples of these, so that code is generated for few shapes.
 const QUERIES_STEP: usize = 16;
 const KEYS_STEP: usize = 32;
-/// Scores that a thread keeps room for: 4 MiB of them.
-const KEPT: usize = 1 << 20;
+/// Bytes that a thread keeps.
+const KEPT: usize = 4 << 20;
 /// Values whose exponentials are summed side by side: two vector registers.
 const LANES: usize = 16;
 
@@ -33,6 +33,8 @@ pub(crate) struct NarrowAttention {
     pub(crate) parts: Vec<Vec<Part>>,
     pub(crate) sizes: Sizes,
     pub(crate) library: &'static Library,
+    /// Whether the processor's tiles are used, where it has them.
+    pub(crate) tiles: bool,
 }
 
 impl CustomOp3 for NarrowAttention {
@@ -51,7 +53,9 @@ impl CustomOp3 for NarrowAttention {
     ) -> Result<(CpuStorage, Shape)> {
         let Sizes { batch, heads, queries, dim, .. } = self.sizes;
         let (q, k, v) = (Heads::new(q, q_layout)?, Heads::new(k, k_layout)?, Heads::new(v, v_layout)?);
-        let products = self.products()?;
+        let whole_rows = q.has_whole_rows() && k.has_whole_rows() && v.has_whole_rows();
+        let in_tiles = self.tiles && whole_rows && TiledAttention::new().is_some();
+        let products = if in_tiles { HashMap::new() } else { self.products()? };
         let output = by_heads([batch, queries, heads, dim], 1, |index, head| {
             let mut head = head.index_axis_move(Axis(1), 0);
             thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
@@ -59,10 +63,16 @@ impl CustomOp3 for NarrowAttention {
             let kv_head = h / self.sizes.group();
             let (q, k, v) = (q.head(b, h)?, k.head(b, kv_head)?, v.head(b, kv_head)?);
             SCRATCH.with_borrow_mut(|scratch| {
-                for part in &self.parts[b] {
-                    self.attend(part, &products[&shape(part)], [q, k, v], scratch, head.view_mut())?;
+                if in_tiles && let Some(tiled) = &mut scratch.tiled {
+                    for part in &self.parts[b] {
+                        self.attend_in_tiles(part, [q, k, v], tiled, head.view_mut());
+                    }
+                } else {
+                    for part in &self.parts[b] {
+                        self.attend(part, &products[&shape(part)], [q, k, v], scratch, head.view_mut())?;
+                    }
                 }
-                if scratch.scores.capacity() > KEPT {
+                if scratch.kept() > KEPT {
                     *scratch = Scratch::default();
                 }
                 Ok(())
@@ -72,9 +82,9 @@ impl CustomOp3 for NarrowAttention {
     }
 }
 
-/// What a thread uses from head to head, and keeps where it has no more than [`KEPT`] scores.
-#[derive(Default)]
+/// What a thread uses from head to head, and keeps where it is no more than [`KEPT`].
 struct Scratch {
+    tiled: Option<TiledAttention>,
     q: Vec<bf16>,
     k: Vec<bf16>,
     v: Vec<bf16>,
@@ -82,6 +92,29 @@ struct Scratch {
     weights: Vec<bf16>,
     sums: Vec<f32>,
     mixed: Vec<f32>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            tiled: TiledAttention::new(),
+            q: Vec::new(),
+            k: Vec::new(),
+            v: Vec::new(),
+            scores: Vec::new(),
+            weights: Vec::new(),
+            sums: Vec::new(),
+            mixed: Vec::new(),
+        }
+    }
+}
+
+impl Scratch {
+    /// Bytes of what grows with the square of a sequence, or with it in tiles.
+    fn kept(&self) -> usize {
+        let tiled = self.tiled.as_ref().map_or(0, TiledAttention::kept);
+        size_of::<f32>() * self.scores.capacity() + tiled
+    }
 }
 
 /// The products of a part: queries by keys, and weights by values.
@@ -110,6 +143,28 @@ impl NarrowAttention {
             }
         }
         Ok(products)
+    }
+
+    /// [`Self::attend`] without the library.
+    fn attend_in_tiles(
+        &self,
+        part: &Part,
+        [q, k, v]: [ArrayView2<'_, bf16>; 3],
+        tiled: &mut TiledAttention,
+        mut head: ArrayViewMut2<'_, bf16>,
+    ) {
+        let seen = || (0..part.shared).chain(part.own.clone());
+        let head_of_part = Head {
+            dim: self.sizes.dim,
+            scale: self.scale,
+            queries: rows(q, part.queries.clone()),
+            keys: rows(k, seen()),
+            values: rows(v, seen()),
+            visible: |query| part.visible(query),
+        };
+        let mut target = head.slice_axis_mut(Axis(0), Slice::from(part.queries.clone()));
+        let targets = target.rows_mut().into_iter().map(|row| row.into_slice().unwrap_or_default());
+        tiled.attend(head_of_part, targets);
     }
 
     /// Writes the part's rows of one head.
@@ -149,6 +204,11 @@ impl NarrowAttention {
         }
         Ok(())
     }
+}
+
+/// Rows of a matrix, which lie in one piece each.
+fn rows(matrix: ArrayView2<'_, bf16>, places: impl Iterator<Item = usize>) -> impl Iterator<Item = &[bf16]> {
+    places.map(move |row| matrix.index_axis_move(Axis(0), row).to_slice().unwrap_or_default())
 }
 
 /// Copies rows of matrices, one below the other, and fills up with zeros to so many rows.
@@ -206,16 +266,16 @@ mod tests {
     use super::*;
     use crate::{Backend, Mask, attention};
 
-    /// The backend, where this machine multiplies in bf16.
-    fn backend() -> Option<Backend> {
+    /// The library, where this machine multiplies in bf16.
+    fn library() -> Option<&'static Library> {
         let library = Library::get().inspect_err(|missing| eprintln!("not checked: {missing}")).ok()?;
         library.check_bf16().inspect_err(|missing| eprintln!("not checked: {missing}")).ok()?;
-        Some(Backend::OneDnn(library))
+        Some(library)
     }
 
     #[test]
-    fn attention_in_bf16_is_that_of_the_same_values_in_f32() -> Result<()> {
-        let Some(backend) = backend() else { return Ok(()) };
+    fn attention_in_bf16_is_that_of_the_same_values_in_f32_in_tiles_and_by_the_library() -> Result<()> {
+        let Some(library) = library() else { return Ok(()) };
         let sections: Vec<u32> = [vec![0; 20], vec![1; 9], vec![4; 1], vec![2; 11]].concat();
         let sections = Tensor::from_vec(sections, (1, 41), &Device::Cpu)?;
         for (batch, heads, kv_heads, queries, keys, dim, mask) in [
@@ -231,15 +291,18 @@ mod tests {
             };
             let (q, k, v) = (random(heads, queries)?, random(kv_heads, keys)?, random(kv_heads, keys)?);
             let scale = (dim as f64).powf(-0.5);
-            let narrow = attention(&q, &k, &v, scale, &mask, backend)?;
-            assert_eq!(
-                (narrow.dtype(), narrow.dims()),
-                (DType::BF16, [batch, heads, queries, dim].as_slice())
-            );
             let wide = |narrow: &Tensor| narrow.to_dtype(DType::F32);
             let expected = attention(&wide(&q)?, &wide(&k)?, &wide(&v)?, scale, &mask, Backend::Plain)?;
-            let error = (wide(&narrow)? - expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
-            assert!(error < 2e-2, "{mask:?}: {error}");
+            let sizes = Sizes::new(&q, &k, &v, &mask)?;
+            let parts = mask.parts(&sizes)?;
+            let by_library = NarrowAttention { scale: scale as f32, parts, sizes, library, tiles: false };
+            let by_library = q.apply_op3_no_bwd(&k, &v, &by_library)?.transpose(1, 2)?;
+            for narrow in [attention(&q, &k, &v, scale, &mask, Backend::OneDnn(library))?, by_library] {
+                let shape = [batch, heads, queries, dim];
+                assert_eq!((narrow.dtype(), narrow.dims()), (DType::BF16, shape.as_slice()));
+                let error = (wide(&narrow)? - &expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
+                assert!(error < 2e-2, "{mask:?}: {error}");
+            }
         }
         Ok(())
     }

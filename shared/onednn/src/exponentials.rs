@@ -15,7 +15,7 @@ pub fn exponentials(scores: &[f32], scale: f32, weights: &mut [bf16]) -> Option<
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::power_of_two;
+pub(crate) use avx512::{exponentials as exponentials_in_vectors, power_of_two};
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
@@ -33,7 +33,7 @@ mod avx512 {
         [0.001_333_355_8, 0.009_618_129, 0.055_504_11, 0.240_226_5, std::f32::consts::LN_2, 1.0];
 
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) fn exponentials(scores: &[f32], scale: f32, weights: &mut [bf16]) -> f32 {
+    pub(crate) fn exponentials(scores: &[f32], scale: f32, weights: &mut [bf16]) -> f32 {
         let (chunks, rest) = scores.as_chunks::<LANES>();
         // Filled up with a score that changes no maximum and, left out of the sum, no sum.
         let mut last = [scores[0]; LANES];

@@ -5,12 +5,13 @@
 //! foreign calls; what it offers is safe.
 //!
 //! In bf16 the library's packed weight is multiplied without the library where that is faster: few rows, as decoding has them, on
-//! any processor, and any number of them in the tiles of AMX. The exponentials of attention are taken in the processor's own
-//! instructions for bf16: see [`PackedLinear`] and [`exponentials`].
+//! any processor, and any number of them in the tiles of AMX. Attention in bf16 is done in those tiles too, or its exponentials at least
+//! in the processor's own instructions: see [`PackedLinear`], [`TiledAttention`] and [`exponentials`].
 //!
 //! oneDNN starts no threads here: a product is cut into blocks, and rayon's threads run one block each.
 
 mod api;
+mod attention;
 mod dense;
 mod desc;
 mod error;
@@ -24,6 +25,7 @@ mod primitive;
 mod target;
 mod tiles;
 
+pub use attention::{Head, TiledAttention};
 pub use dense::DenseProduct;
 pub use error::{Error, Missing};
 pub use exponentials::exponentials;

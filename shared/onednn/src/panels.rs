@@ -4,7 +4,7 @@
 //! half of what memory gives then, and it is what decodes. Many rows are multiplied here too where there is AMX: see [`blocks`].
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]

@@ -13,19 +13,19 @@ use half::bf16;
 use super::LANES;
 
 /// Most rows: two tiles of 16.
-pub(super) const MOST_ROWS: usize = 2 * TILE;
+pub(crate) const MOST_ROWS: usize = 2 * TILE;
 /// Rows of a tile.
-pub(super) const TILE: usize = 16;
+pub(crate) const TILE: usize = 16;
 /// Inputs of a row of a tile.
-pub(super) const DEPTH: usize = 32;
+pub(crate) const DEPTH: usize = 32;
 /// Outputs of a panel, four tiles side by side.
-pub(super) const WIDTH: usize = 4 * LANES;
+pub(crate) const WIDTH: usize = 4 * LANES;
 /// Bytes of the part of a panel that [`DEPTH`] inputs are multiplied by.
-pub(super) const STEP: usize = DEPTH * WIDTH * size_of::<bf16>();
+pub(crate) const STEP: usize = DEPTH * WIDTH * size_of::<bf16>();
 /// Bytes between two pairs of inputs of a panel, and between two rows of sums.
-pub(super) const ROW: usize = 4 * WIDTH;
+pub(crate) const ROW: usize = 4 * WIDTH;
 /// Bytes that memory gives at a time.
-pub(super) const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 /// Bytes of a row of a tile.
 const ROW_OF_TILE: usize = DEPTH * size_of::<bf16>();
 /// Most steps that are multiplied before the other half of a panel has its turn: as much is asked for ahead, and stays in the second
@@ -35,7 +35,7 @@ const MOST_STEPS: usize = 48;
 const STREAMS: usize = 8;
 
 /// Whether this process may use AMX in bf16.
-pub(super) fn available() -> bool {
+pub(crate) fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| processor_has_it() && permitted())
 }
@@ -72,7 +72,7 @@ fn permitted() -> bool {
 }
 
 /// Rows in the order in which they are multiplied: `[inputs / 32][rows][32]`, filled up with zeros.
-pub(super) fn packed(x: &[bf16], rows: usize) -> Vec<bf16> {
+pub(crate) fn packed(x: &[bf16], rows: usize) -> Vec<bf16> {
     let input = x.len() / rows;
     let steps = input.div_ceil(DEPTH);
     let mut packed = vec![bf16::ZERO; steps * rows * DEPTH];
@@ -95,7 +95,7 @@ struct Shapes {
 }
 
 /// The tiles of this thread, as long as it lives.
-pub(super) struct Tiles;
+pub(crate) struct Tiles;
 
 impl Tiles {
     /// Sums in 0 to 3 and inputs in 4, of `rows`, weights in 5 to 7; of more than a tile's rows the second 16 have the sums 2 and
@@ -103,7 +103,7 @@ impl Tiles {
     ///
     /// # Safety
     /// AMX is [`available`], and rows are 1 to [`MOST_ROWS`].
-    pub(super) unsafe fn shaped(rows: usize) -> Self {
+    pub(crate) unsafe fn shaped(rows: usize) -> Self {
         let (first, second) = (rows.min(TILE) as u8, rows.saturating_sub(TILE) as u8);
         let whole = TILE as u8;
         let heights = match second {
@@ -132,7 +132,7 @@ impl Drop for Tiles {
 ///
 /// # Panics
 /// Without AMX, and for slices of another length.
-pub(super) fn multiply(panel: &[bf16], x: &[bf16], rows: usize, sums: &mut [f32]) {
+pub(crate) fn multiply(panel: &[bf16], x: &[bf16], rows: usize, sums: &mut [f32]) {
     assert!(available() && (1..=MOST_ROWS).contains(&rows));
     let steps = x.len() / (rows * DEPTH);
     assert!(
@@ -160,7 +160,7 @@ pub(super) fn multiply(panel: &[bf16], x: &[bf16], rows: usize, sums: &mut [f32]
 }
 
 /// Sums of zero. The compiler has no use for tiles: they hold what they hold from one of these blocks to the next.
-pub(super) unsafe fn clear_sums() {
+pub(crate) unsafe fn clear_sums() {
     // SAFETY: see [`multiply`].
     unsafe {
         asm!(
@@ -179,7 +179,7 @@ pub(super) unsafe fn clear_sums() {
 
 /// Takes up the sums 0 and 1 that lie side by side from `first` on, and 2 and 3 from `second` on, their rows `row_bytes` apart.
 #[inline(always)]
-pub(super) unsafe fn load_sums(first: *const u8, second: *const u8, row_bytes: usize) {
+pub(crate) unsafe fn load_sums(first: *const u8, second: *const u8, row_bytes: usize) {
     // SAFETY: see [`multiply`].
     unsafe {
         asm!(
@@ -201,7 +201,7 @@ pub(super) unsafe fn load_sums(first: *const u8, second: *const u8, row_bytes: u
 
 /// Puts the sums where [`load_sums`] takes them up.
 #[inline(always)]
-pub(super) unsafe fn store_sums(first: *mut u8, second: *mut u8, row_bytes: usize) {
+pub(crate) unsafe fn store_sums(first: *mut u8, second: *mut u8, row_bytes: usize) {
     // SAFETY: see [`multiply`].
     unsafe {
         asm!(
@@ -217,10 +217,11 @@ pub(super) unsafe fn store_sums(first: *mut u8, second: *mut u8, row_bytes: usiz
     }
 }
 
-/// Adds the products of a step of two tiles of rows, `row_bytes` apart, and half a panel to the sums: the first tile's are 0 and 1.
+/// Adds the products of a step of two tiles of rows and two of weights, half a panel, to the sums: the first tile's are 0 and 1. Rows of
+/// `x` and pairs of inputs of the weights are so many bytes apart.
 /// The rows, which are used again soon, are read through the first cache, and the weights past it.
 #[inline(always)]
-pub(super) unsafe fn multiply_step(x: *const u8, row_bytes: usize, weights: *const u8) {
+pub(crate) unsafe fn multiply_step(x: *const u8, x_row: usize, weights: *const u8, weights_row: usize) {
     // SAFETY: see [`multiply`].
     unsafe {
         asm!(
@@ -233,10 +234,10 @@ pub(super) unsafe fn multiply_step(x: *const u8, row_bytes: usize, weights: *con
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
             x = in(reg) x,
-            y = in(reg) x.wrapping_add(TILE * row_bytes),
-            x_row = in(reg) row_bytes,
+            y = in(reg) x.wrapping_add(TILE * x_row),
+            x_row = in(reg) x_row,
             w = in(reg) weights,
-            w_row = in(reg) ROW,
+            w_row = in(reg) weights_row,
             out("tmm0") _,
             out("tmm1") _,
             out("tmm2") _,
@@ -252,7 +253,7 @@ pub(super) unsafe fn multiply_step(x: *const u8, row_bytes: usize, weights: *con
 
 /// Asks for a line of memory.
 #[inline(always)]
-pub(super) fn ask_for<const HINT: i32>(place: *const u8) {
+pub(crate) fn ask_for<const HINT: i32>(place: *const u8) {
     // SAFETY: a hint, which need not be an address of memory.
     unsafe { _mm_prefetch::<HINT>(place.cast()) };
 }
@@ -327,7 +328,7 @@ impl Part {
             for step in 0..self.steps {
                 self.ask_ahead(half * self.steps + step, 2);
                 let x = self.x.add(step * self.rows * ROW_OF_TILE);
-                multiply_step(x, ROW_OF_TILE, self.panel.add(start + step * STEP));
+                multiply_step(x, ROW_OF_TILE, self.panel.add(start + step * STEP), ROW);
             }
             store_sums(first, second, ROW);
         }

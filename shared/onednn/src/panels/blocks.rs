@@ -23,7 +23,7 @@ use rayon::prelude::*;
 
 use super::{
     LANES, Panels,
-    amx::{self, DEPTH, LINE, STEP, TILE, Tiles, ask_for},
+    amx::{self, DEPTH, LINE, ROW, STEP, TILE, Tiles, ask_for},
 };
 use crate::{Activation, Value, api::TYPE_BF16, exponentials::power_of_two, target::Target, tiles};
 
@@ -211,7 +211,7 @@ impl<R: Value> Blocks<'_, R> {
         let mut row = finish.map_or(BLOCK, |block| block.place.skipped);
         for _ in 0..steps {
             // SAFETY: a step of the rows and of the panel, which the caller answers for.
-            unsafe { amx::multiply_step(x, row_bytes, weights) };
+            unsafe { amx::multiply_step(x, row_bytes, weights, ROW) };
             x = x.wrapping_add(DEPTH * size_of::<bf16>());
             weights = weights.wrapping_add(STEP);
             for _ in 0..lines {
