@@ -1,11 +1,11 @@
 //! Linear maps at the shapes of the models: candle's product, this crate's with a plain and with a prepared weight, and
-//! oneDNN's. The throughput counts multiplications and additions: its "elements" are floating-point operations.
+//! oneDNN's; and attention. The throughput counts multiplications and additions: its "elements" are floating-point operations.
 
 use std::hint::black_box;
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use thicket_kernels::{Activation, Backend, PreparedLinear, linear};
+use thicket_kernels::{Activation, Backend, Mask, PreparedLinear, attention, linear};
 use thicket_onednn::Library;
 
 /// (rows, in, out): eight images of ViT-B/16, 64 texts of CLIP, a prompt and one token of Qwen2-VL-2B.
@@ -62,8 +62,41 @@ fn products(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// (batch, heads, key heads, queries, width of a head): eight images of ViT-B/16, 64 texts of CLIP, a prompt of Qwen2-VL-2B.
+const HEADS: [(usize, usize, usize, usize, usize, Mask); 3] =
+    [(8, 12, 12, 197, 64, Mask::Full), (64, 8, 8, 77, 64, Mask::Causal), (1, 12, 2, 400, 128, Mask::Causal)];
+
+fn heads(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("attention");
+    group.sample_size(10);
+    for (batch, heads, key_heads, queries, dim, mask) in &HEADS {
+        let random = |heads: usize| {
+            let rows = Tensor::randn(0f32, 1.0, (*batch, *queries, heads, *dim), &Device::Cpu);
+            rows.and_then(|rows| rows.transpose(1, 2)).expect("a tensor")
+        };
+        let inputs = [random(*heads), random(*key_heads), random(*key_heads)];
+        group.throughput(Throughput::Elements(4 * (batch * heads * queries * queries * dim) as u64));
+        let shape = format!("{batch}x{heads}x{queries}x{dim}");
+        let mut kinds = vec![("plain", DType::F32, Backend::Plain)];
+        if let Ok(library) = Library::get()
+            && library.check_bf16().is_ok()
+        {
+            kinds.push(("in bf16", DType::BF16, Backend::OneDnn(library)));
+        }
+        for (name, compute, backend) in kinds {
+            let [q, k, v] = inputs.each_ref().map(|input| input.to_dtype(compute).expect("a cast"));
+            let scale = (*dim as f64).powf(-0.5);
+            group.bench_function(BenchmarkId::new(name, &shape), |bencher| {
+                bencher.iter(|| attention(black_box(&q), &k, &v, scale, mask, backend).expect("attention"));
+            });
+        }
+    }
+    group.finish();
+}
+
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     products(&mut criterion);
+    heads(&mut criterion);
     criterion.final_summary();
 }

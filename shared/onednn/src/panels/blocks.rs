@@ -173,8 +173,11 @@ impl<R: Value> Blocks<'_, R> {
             }
         }
         if let Some(block) = pending {
-            for row in block.place.skipped..BLOCK {
-                self.finish_row(block, row, y);
+            // SAFETY: the block is of this thread's part.
+            let ending = unsafe { self.ending(block, y) };
+            for row in ending.skipped..BLOCK {
+                // SAFETY: as above.
+                unsafe { ending.write(row) };
             }
         }
         // What was written past the caches is seen by the other threads from here on.
@@ -208,7 +211,12 @@ impl<R: Value> Blocks<'_, R> {
             }
         }
         let share = BLOCK.div_ceil(steps);
-        let mut row = finish.map_or(BLOCK, |block| block.place.skipped);
+        let ending = match finish {
+            // SAFETY: the block is of this thread's part.
+            Some(block) => Some(unsafe { self.ending(block, y) }),
+            None => None,
+        };
+        let mut row = ending.as_ref().map_or(BLOCK, |ending| ending.skipped);
         for _ in 0..steps {
             // SAFETY: a step of the rows and of the panel, which the caller answers for.
             unsafe { amx::multiply_step(x, row_bytes, weights, ROW) };
@@ -218,10 +226,11 @@ impl<R: Value> Blocks<'_, R> {
                 ask_for::<_MM_HINT_T1>(ahead);
                 ahead = ahead.wrapping_add(LINE);
             }
-            if let Some(block) = finish {
+            if let Some(ending) = &ending {
                 let last = (row + share).min(BLOCK);
                 while row < last {
-                    self.finish_row(block, row, y);
+                    // SAFETY: as above.
+                    unsafe { ending.write(row) };
                     row += 1;
                 }
             }
@@ -256,35 +265,83 @@ impl<R: Value> Blocks<'_, R> {
         }
     }
 
-    /// Writes a row of a block to the result.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    fn finish_row(&self, Pending { sums, place }: Pending<'_>, row: usize, y: &Target<R>) {
+    /// Makes ready what becomes of a block's sums: once a block, where most of it would be done for every row.
+    ///
+    /// # Safety
+    /// Nobody else may hold the block's values of `y`, as long as the ending is used.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn ending<'a>(&'a self, Pending { sums, place }: Pending<'a>, y: &Target<R>) -> Ending<'a, R> {
         let columns = place.column..(place.column + BLOCK).min(self.output);
         let there: __mmask32 = u32::MAX >> (BLOCK - columns.len());
         let masks = [there as __mmask16, (there >> LANES) as __mmask16];
-        // SAFETY: rows and columns are of this thread's part.
-        let y = unsafe { y.part(place.row + row, columns.clone()) };
+        let mut bias = [_mm512_setzero_ps(); 2];
+        if let Some(values) = self.finish.bias {
+            let values = values[columns.clone()].as_ptr();
+            for (half, bias) in bias.iter_mut().enumerate() {
+                // SAFETY: the masked values are there.
+                *bias = unsafe { _mm512_maskz_loadu_ps(masks[half], values.wrapping_add(half * LANES)) };
+            }
+        }
+        let rows = place.row..place.row + BLOCK;
+        let residual = self.finish.residual.map(|values| {
+            let values = &values[rows.start * self.output..rows.end * self.output];
+            values[columns.start..].as_ptr()
+        });
+        // SAFETY: the caller answers for the block, whose last row is there.
+        let y = unsafe {
+            y.part(rows.end - 1, columns.clone());
+            y.part(rows.start, columns).as_mut_ptr().cast::<R>()
+        };
+        Ending {
+            sums,
+            skipped: place.skipped,
+            bias,
+            activation: self.finish.activation,
+            residual,
+            y,
+            width: self.output,
+            masks,
+        }
+    }
+}
+
+/// What becomes of a block's sums, made ready.
+struct Ending<'a, R> {
+    sums: &'a Sums,
+    /// How many of its first rows are not written.
+    skipped: usize,
+    /// Zeros without one.
+    bias: [__m512; 2],
+    activation: Activation,
+    /// From the block's first value on, as `y`, rows of `width` values.
+    residual: Option<*const R>,
+    y: *mut R,
+    width: usize,
+    masks: [__mmask16; 2],
+}
+
+impl<R: Value> Ending<'_, R> {
+    /// Writes a row of the block to the result.
+    ///
+    /// # Safety
+    /// Nobody else may hold the block's values of the result.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn write(&self, row: usize) {
+        let sums = &self.sums[row * BLOCK..][..BLOCK];
         let mut finished = [_mm512_setzero_ps(); 2];
         for (half, finished) in finished.iter_mut().enumerate() {
-            let (start, mask) = (half * LANES, masks[half]);
             // SAFETY: sums are whole rows.
-            let mut value = unsafe { _mm512_loadu_ps(sums.as_ptr().add(row * BLOCK + start)) };
-            if let Some(bias) = self.finish.bias {
-                let bias = bias[columns.clone()].as_ptr().wrapping_add(start);
+            let sum = unsafe { _mm512_loadu_ps(sums.as_ptr().add(half * LANES)) };
+            let mut value = activated::<R>(_mm512_add_ps(sum, self.bias[half]), self.activation);
+            if let Some(residual) = self.residual {
+                let before = residual.wrapping_add(row * self.width + half * LANES);
                 // SAFETY: the masked values are there.
-                let bias = unsafe { _mm512_maskz_loadu_ps(mask, bias) };
-                value = _mm512_add_ps(value, bias);
-            }
-            value = activated::<R>(value, self.finish.activation);
-            if let Some(residual) = self.finish.residual {
-                let before = &residual[(place.row + row) * self.output..][columns.clone()];
-                // SAFETY: as above.
-                value = _mm512_add_ps(value, unsafe { wide(before.as_ptr().wrapping_add(start), mask) });
+                value = _mm512_add_ps(value, unsafe { wide(before, self.masks[half]) });
             }
             *finished = value;
         }
-        // SAFETY: masked stores touch no more than the slice has.
-        unsafe { store(y.as_mut_ptr().cast::<R>(), finished, masks) };
+        // SAFETY: the masked values have room.
+        unsafe { store(self.y.wrapping_add(row * self.width), finished, self.masks) };
     }
 }
 
