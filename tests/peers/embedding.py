@@ -162,10 +162,13 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="kind and batch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
+    parser.add_argument("--types", nargs="+", choices=CLOSE, default=list(CLOSE), help="types that are timed; all are compared")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     results = {}
-    own = own_types(options.device)
+    own = [dtype for dtype in own_types(options.device) if dtype in options.types]
+    if not own:
+        raise SystemExit(f"nothing of this machine's {own_types(options.device)} is among --types {options.types}")
     with tempfile.TemporaryDirectory() as folder:
         make_folder(folder)
         processor = CLIPImageProcessor()
@@ -173,6 +176,7 @@ def main():
             kind, batch = case.split("-")[0], int(case.split("-")[1])
             found = sides(folder, kind, batch, processor, options.device)
             check(options, folder, kind, found, processor)
+            found = {name: run for name, run in found.items() if name.split()[1] in options.types}
             seconds = {name: [] for name in [*(f"thicket {dtype}" for dtype in own), *found]}
             for _ in range(options.rounds):
                 for dtype in own:
