@@ -1,3 +1,5 @@
+use half::bf16;
+
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
@@ -55,11 +57,11 @@ impl TiledAttention {
     pub fn attend<'a, Q, K, V, S>(
         &mut self,
         head: Head<Q, K, V, S>,
-        targets: impl ExactSizeIterator<Item = &'a mut [half::bf16]>,
+        targets: impl ExactSizeIterator<Item = &'a mut [bf16]>,
     ) where
-        Q: Iterator<Item = &'a [half::bf16]>,
-        K: Iterator<Item = &'a [half::bf16]>,
-        V: Iterator<Item = &'a [half::bf16]>,
+        Q: Iterator<Item = &'a [bf16]>,
+        K: Iterator<Item = &'a [bf16]>,
+        V: Iterator<Item = &'a [bf16]>,
         S: Fn(usize) -> usize,
     {
         #[cfg(target_arch = "x86_64")]

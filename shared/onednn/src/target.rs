@@ -34,6 +34,13 @@ impl<R> Target<R> {
         }
     }
 
+    /// Where a value lies. Whoever writes there answers for it that nobody else holds the value.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(crate) fn place(&self, row: usize, column: usize) -> *mut R {
+        assert!(row < self.rows && column < self.width, "value {row}, {column}");
+        self.start.wrapping_add(row * self.width + column)
+    }
+
     /// # Safety
     /// Nobody else may hold these values.
     #[allow(clippy::mut_from_ref)]

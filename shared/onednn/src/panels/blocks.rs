@@ -173,10 +173,9 @@ impl<R: Value> Blocks<'_, R> {
             }
         }
         if let Some(block) = pending {
-            // SAFETY: the block is of this thread's part.
-            let ending = unsafe { self.ending(block, y) };
+            let ending = self.ending(block, y);
             for row in ending.skipped..BLOCK {
-                // SAFETY: as above.
+                // SAFETY: the rows that are not skipped are of this thread's part.
                 unsafe { ending.write(row) };
             }
         }
@@ -211,11 +210,7 @@ impl<R: Value> Blocks<'_, R> {
             }
         }
         let share = BLOCK.div_ceil(steps);
-        let ending = match finish {
-            // SAFETY: the block is of this thread's part.
-            Some(block) => Some(unsafe { self.ending(block, y) }),
-            None => None,
-        };
+        let ending = finish.map(|block| self.ending(block, y));
         let mut row = ending.as_ref().map_or(BLOCK, |ending| ending.skipped);
         for _ in 0..steps {
             // SAFETY: a step of the rows and of the panel, which the caller answers for.
@@ -229,7 +224,7 @@ impl<R: Value> Blocks<'_, R> {
             if let Some(ending) = &ending {
                 let last = (row + share).min(BLOCK);
                 while row < last {
-                    // SAFETY: as above.
+                    // SAFETY: the rows that are not skipped are of this thread's part.
                     unsafe { ending.write(row) };
                     row += 1;
                 }
@@ -266,11 +261,8 @@ impl<R: Value> Blocks<'_, R> {
     }
 
     /// Makes ready what becomes of a block's sums: once a block, where most of it would be done for every row.
-    ///
-    /// # Safety
-    /// Nobody else may hold the block's values of `y`, as long as the ending is used.
     #[target_feature(enable = "avx512f")]
-    unsafe fn ending<'a>(&'a self, Pending { sums, place }: Pending<'a>, y: &Target<R>) -> Ending<'a, R> {
+    fn ending<'a>(&'a self, Pending { sums, place }: Pending<'a>, y: &Target<R>) -> Ending<'a, R> {
         let columns = place.column..(place.column + BLOCK).min(self.output);
         let there: __mmask32 = u32::MAX >> (BLOCK - columns.len());
         let masks = [there as __mmask16, (there >> LANES) as __mmask16];
@@ -287,11 +279,9 @@ impl<R: Value> Blocks<'_, R> {
             let values = &values[rows.start * self.output..rows.end * self.output];
             values[columns.start..].as_ptr()
         });
-        // SAFETY: the caller answers for the block, whose last row is there.
-        let y = unsafe {
-            y.part(rows.end - 1, columns.clone());
-            y.part(rows.start, columns).as_mut_ptr().cast::<R>()
-        };
+        // The block's last value is there, so all of them are. Its first rows may be another thread's: there is no reference to them.
+        y.place(rows.end - 1, columns.end - 1);
+        let y = y.place(rows.start, columns.start);
         Ending {
             sums,
             skipped: place.skipped,
@@ -324,7 +314,7 @@ impl<R: Value> Ending<'_, R> {
     /// Writes a row of the block to the result.
     ///
     /// # Safety
-    /// Nobody else may hold the block's values of the result.
+    /// Nobody else may hold the row's values of the result.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn write(&self, row: usize) {
         let sums = &self.sums[row * BLOCK..][..BLOCK];
