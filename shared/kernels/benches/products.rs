@@ -39,20 +39,25 @@ fn products(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("plain", &shape), |bencher| {
             bencher.iter(|| linear(black_box(&x), &weight, Some(&bias)).expect("a product"));
         });
+        type Made =
+            fn(&Tensor, Option<&Tensor>, DType, Backend) -> candle_core::Result<Option<PreparedLinear>>;
+        let many: Made = PreparedLinear::new;
         let mut prepared = vec![
-            ("prepared", &weight, DType::F32, Backend::Plain),
-            ("prepared bf16", &half, DType::F32, Backend::Plain),
+            ("prepared", &weight, DType::F32, Backend::Plain, many),
+            ("prepared bf16", &half, DType::F32, Backend::Plain, many),
         ];
         if let Ok(library) = Library::get() {
-            prepared.push(("onednn", &weight, DType::F32, Backend::OneDnn(library)));
+            prepared.push(("onednn", &weight, DType::F32, Backend::OneDnn(library), many));
             // In the tiles of AMX where there are any.
             if library.check_bf16().is_ok() {
-                prepared.push(("in bf16", &half, DType::BF16, Backend::OneDnn(library)));
+                prepared.push(("in bf16", &half, DType::BF16, Backend::OneDnn(library), many));
+                let few: Made = PreparedLinear::for_few_rows;
+                prepared.push(("in bf16 for few rows", &half, DType::BF16, Backend::OneDnn(library), few));
             }
         }
-        for (name, weight, compute, backend) in prepared {
+        for (name, weight, compute, backend, make) in prepared {
             let x = x.to_dtype(compute).expect("a cast");
-            let map = PreparedLinear::new(weight, Some(&bias), compute, backend).expect("a weight");
+            let map = make(weight, Some(&bias), compute, backend).expect("a weight");
             let map = map.expect("a product on the CPU");
             group.bench_function(BenchmarkId::new(name, &shape), |bencher| {
                 bencher.iter(|| map.forward(black_box(&x), Activation::None, None).expect("a product"));

@@ -4,7 +4,7 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Device, Error, Layout, Result, Shape, Storage, Tensor,
 };
 use half::bf16;
-use thicket_onednn::{Library, PackedLinear};
+use thicket_onednn::{CompactLinear, Library, PackedLinear};
 
 use crate::{
     cast::{converted, rounded, widened},
@@ -45,6 +45,7 @@ enum Product {
     },
     OneDnn(PackedLinear<f32>),
     OneDnnBf16(PackedLinear<bf16>),
+    Compact(CompactLinear),
     /// On a GPU: the weight as it is, the bias in f32.
     Gpu {
         weight: Tensor,
@@ -98,8 +99,33 @@ impl PreparedLinear {
         Ok(Some(Self { inner: Arc::new(Inner { product, output, input }) }))
     }
 
-    /// As [`Self::new`] for a table whose rows are read too ([`Self::rows`]): as oneDNN packs it for bf16, where that order is
-    /// known, and otherwise in panels, in the type that it has, which multiply inputs in f32 or bf16, in f32.
+    /// As [`Self::new`] for a map that is read for a row or a few at a time more than for many: for bf16 through oneDNN its weight is
+    /// kept in three quarters of its bytes, without loss, where [`CompactLinear`] can.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn for_few_rows(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        compute: DType,
+        backend: Backend,
+    ) -> Result<Option<Self>> {
+        let (output, input) = weight.dims2()?;
+        if let (true, DType::BF16, Backend::OneDnn(_)) = (weight.device().is_cpu(), compute, backend) {
+            let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
+            let compact = with_slice(&weight.to_dtype(DType::BF16)?, |weight| {
+                CompactLinear::new(weight, bias.as_deref(), output, input).map_err(Error::wrap)
+            })?;
+            if let Some(map) = compact {
+                let product = Product::Compact(map);
+                return Ok(Some(Self { inner: Arc::new(Inner { product, output, input }) }));
+            }
+        }
+        Self::new(weight, bias, compute, backend)
+    }
+
+    /// As [`Self::for_few_rows`] for a table whose rows are read too ([`Self::rows`]): compact or as oneDNN packs it for bf16, where
+    /// that order is known, and otherwise in panels, in the type that it has, which multiply inputs in f32 or bf16, in f32.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -108,9 +134,12 @@ impl PreparedLinear {
             return Ok(None);
         }
         if let (DType::BF16, Backend::OneDnn(_)) = (compute, backend)
-            && let Some(map) = Self::new(weight, None, compute, backend)?
-            && let Product::OneDnnBf16(product) = &map.inner.product
-            && product.can_read_rows()
+            && let Some(map) = Self::for_few_rows(weight, None, compute, backend)?
+            && match &map.inner.product {
+                Product::Compact(_) => true,
+                Product::OneDnnBf16(product) => product.can_read_rows(),
+                _ => false,
+            }
         {
             return Ok(Some(map));
         }
@@ -130,18 +159,18 @@ impl PreparedLinear {
     /// # Errors
     /// A row that the weight does not have, or a weight that oneDNN holds in an order of its own.
     pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
-        let map = match &self.inner.product {
+        let read: &dyn Fn(usize) -> Option<Vec<bf16>> = match &self.inner.product {
             Product::Panels { weight, .. } => return weight.rows(rows),
-            Product::OneDnnBf16(map) if map.can_read_rows() => map,
+            Product::OneDnnBf16(map) if map.can_read_rows() => &|row| Some(map.row(row)?.collect()),
+            Product::Compact(map) => &|row| map.row(row),
             _ => return Err(Error::Msg("rows of a weight that oneDNN holds".to_string())),
         };
         let (output, input) = self.sizes();
         let mut values = Vec::with_capacity(rows.len() * input);
         for &row in rows {
-            let row = map
-                .row(row as usize)
-                .ok_or_else(|| Error::Msg(format!("row {row} of a weight of {output}")))?;
-            values.extend(row.map(widened));
+            let row =
+                read(row as usize).ok_or_else(|| Error::Msg(format!("row {row} of a weight of {output}")))?;
+            values.extend(row.into_iter().map(widened));
         }
         Tensor::from_vec(values, (rows.len(), input), &Device::Cpu)
     }
@@ -266,13 +295,18 @@ impl Fused<'_> {
             }
             Product::OneDnnBf16(map) => {
                 let x = in_order(x.as_slice::<bf16>()?, layout)?;
+                let activation = followed(activation);
                 match residual {
-                    Some(_) => {
-                        CpuStorage::F32(map.forward(x, followed(activation), residual).map_err(Error::wrap)?)
-                    }
-                    None => {
-                        CpuStorage::BF16(map.forward(x, followed(activation), None).map_err(Error::wrap)?)
-                    }
+                    Some(_) => CpuStorage::F32(map.forward(x, activation, residual).map_err(Error::wrap)?),
+                    None => CpuStorage::BF16(map.forward(x, activation, None).map_err(Error::wrap)?),
+                }
+            }
+            Product::Compact(map) => {
+                let x = in_order(x.as_slice::<bf16>()?, layout)?;
+                let activation = followed(activation);
+                match residual {
+                    Some(_) => CpuStorage::F32(map.forward(x, activation, residual).map_err(Error::wrap)?),
+                    None => CpuStorage::BF16(map.forward(x, activation, None).map_err(Error::wrap)?),
                 }
             }
         };
@@ -366,6 +400,27 @@ mod tests {
             let y = table.forward(&x, Activation::None, None)?.to_dtype(DType::F32)?;
             let error = (y - &expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
             assert!(error < 0.1, "{backend:?}: {error}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_map_for_few_rows_equals_one_for_many() -> Result<()> {
+        let weight = (Tensor::randn(0f32, 1.0, (150, 96), &Device::Cpu)? * 0.1)?.to_dtype(DType::BF16)?;
+        let bias = Tensor::randn(0f32, 1.0, 150, &Device::Cpu)?;
+        for backend in backends() {
+            let few = PreparedLinear::for_few_rows(&weight, Some(&bias), DType::BF16, backend)?;
+            let Some(many) = PreparedLinear::new(&weight, Some(&bias), DType::BF16, backend)? else {
+                assert!(few.is_none(), "{backend:?}");
+                continue;
+            };
+            for rows in [1, 7, 40] {
+                let x = Tensor::randn(0f32, 1.0, (rows, 96), &Device::Cpu)?.to_dtype(DType::BF16)?;
+                let residual = Tensor::randn(0f32, 1.0, (rows, 150), &Device::Cpu)?;
+                let product = |map: &PreparedLinear| map.forward(&x, Activation::Silu, Some(&residual));
+                let few = few.as_ref().map(product).transpose()?.expect("a map for many rows is there");
+                assert_close(&few, &product(&many)?, 1e-3)?;
+            }
         }
         Ok(())
     }

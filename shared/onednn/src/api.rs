@@ -78,12 +78,10 @@ pub(crate) struct Numbers {
     /// Column by column.
     pub(crate) order_ba: c_int,
     pub(crate) swish: c_int,
-    pub(crate) gelu_erf: c_int,
-    pub(crate) gelu_tanh: c_int,
 }
 
-pub(crate) const NUMBERS_2: Numbers = Numbers { order_ba: 22, swish: 223, gelu_erf: 48, gelu_tanh: 207 };
-pub(crate) const NUMBERS_3: Numbers = Numbers { order_ba: 14, swish: 44, gelu_erf: 49, gelu_tanh: 43 };
+pub(crate) const NUMBERS_2: Numbers = Numbers { order_ba: 22, swish: 223 };
+pub(crate) const NUMBERS_3: Numbers = Numbers { order_ba: 14, swish: 44 };
 
 /// Declares a table of functions and how it is filled.
 macro_rules! functions {

@@ -6,12 +6,14 @@
 //!
 //! In bf16 the library's packed weight is multiplied without the library where that is faster: few rows, as decoding has them, on
 //! any processor, and any number of them in the tiles of AMX. Attention in bf16 is done in those tiles too, or its exponentials at least
-//! in the processor's own instructions: see [`PackedLinear`], [`TiledAttention`] and [`exponentials`].
+//! in the processor's own instructions: see [`PackedLinear`], [`TiledAttention`] and [`exponentials`]. A weight that is read for a row or a few
+//! at a time can be kept in fewer bytes, see [`CompactLinear`].
 //!
 //! oneDNN starts no threads here: a product is cut into blocks, and rayon's threads run one block each.
 
 mod api;
 mod attention;
+mod compact;
 mod dense;
 mod desc;
 mod error;
@@ -26,6 +28,7 @@ mod target;
 mod tiles;
 
 pub use attention::{Head, TiledAttention};
+pub use compact::CompactLinear;
 pub use dense::DenseProduct;
 pub use error::{Error, Missing};
 pub use exponentials::exponentials;

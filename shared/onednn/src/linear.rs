@@ -4,14 +4,12 @@ use half::bf16;
 use parking_lot::Mutex;
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use crate::panels::{BLOCK, Blocks, Finish};
 use crate::{
     Error, Library,
     api::{ARG_BIAS, ARG_RESULT, ARG_SOURCE, ARG_WEIGHTS, TYPE_BF16, TYPE_F32},
     desc::{MemoryDesc, Order},
     lines::{Line, Lines},
-    panels::Panels,
+    panels::{Finish, PanelProduct, Panels, Stored, Weight},
     primitive::{Followers, Primitive, Stream},
     target::Target,
     tiles,
@@ -27,9 +25,6 @@ const SLICES: usize = 8;
 /// Outputs that the library keeps together in a weight, as far as is known.
 const TOGETHER: usize = 64;
 
-/// Groups of panels that a thread multiplies at the least before another one may take over.
-const FEWEST_GROUPS: usize = 2;
-
 /// What follows a linear map.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Activation {
@@ -40,15 +35,11 @@ pub enum Activation {
     QuickGelu,
     /// `x * sigmoid(x)`
     Silu,
-    /// `x/2 * (1 + erf(x / sqrt 2))`
-    GeluErf,
-    /// The approximation of it by a hyperbolic tangent.
-    GeluTanh,
 }
 
 impl Activation {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::None, Self::QuickGelu, Self::Silu, Self::GeluErf, Self::GeluTanh];
+    pub const ALL: [Self; 3] = [Self::None, Self::QuickGelu, Self::Silu];
 }
 
 /// A type of inputs, weights or results: f32 or bf16.
@@ -344,33 +335,13 @@ impl<T: Value> PackedLinear<T> {
         let rows = x.len() / input;
         length("x", x.len(), rows * input)?;
         length("residual", residual.map_or(rows * output, <[R]>::len), rows * output)?;
-        if let (Some(panels), Some(x)) = (self.panels, T::bf16(x))
-            && (1..=panels.most_rows()).contains(&rows)
-        {
-            match activation {
-                Activation::None => return Ok(self.few_rows(panels, x, |y| y, residual)),
-                Activation::QuickGelu => {
-                    return Ok(self.few_rows(panels, x, |y| y / (1.0 + (-1.702 * y).exp()), residual));
-                }
-                Activation::Silu => {
-                    return Ok(self.few_rows(panels, x, |y| y / (1.0 + (-y).exp()), residual));
-                }
-                Activation::GeluErf | Activation::GeluTanh => {}
-            }
-        }
-        #[cfg(target_arch = "x86_64")]
-        if let (Some(panels), Some(x)) = (self.panels, T::bf16(x))
-            && rows >= BLOCK
-            && panels.has_blocks(input)
-            && matches!(activation, Activation::None | Activation::QuickGelu | Activation::Silu)
-        {
+        if let (Some(panels), Some(x)) = (self.panels, T::bf16(x)) {
+            let weight = Weight { panels, stored: Stored::Plain(self.packed_bf16()) };
             let finish = Finish { bias: self.bias.as_deref(), activation, residual };
-            let blocks = Blocks { panels, packed: self.packed_bf16(), x, input, output, finish };
-            let mut y = Vec::with_capacity(rows * output);
-            blocks.write(&Target::new(&mut y, rows, output));
-            // SAFETY: the whole result was written.
-            unsafe { y.set_len(rows * output) };
-            return Ok(y);
+            let product = PanelProduct { weight, x, input, output, finish };
+            if product.fits() {
+                return Ok(product.computed());
+            }
         }
         let followers = Followers { activation, sum: residual.is_some() };
         let slice = self.slices.map_or(output, |slices| slices.outputs);
@@ -424,50 +395,6 @@ impl<T: Value> PackedLinear<T> {
         // SAFETY: the tiles are all of the result, and every one was written.
         unsafe { y.set_len(rows * output) };
         Ok(y)
-    }
-
-    /// [`Self::forward`] of few rows, without the library.
-    fn few_rows<R: Value>(
-        &self,
-        panels: Panels,
-        x: &[bf16],
-        activate: impl Fn(f32) -> f32 + Sync,
-        residual: Option<&[R]>,
-    ) -> Vec<R> {
-        let (output, input) = (self.output, self.input);
-        let rows = x.len() / input;
-        let x = panels.rows(x, rows);
-        let mut y = Vec::with_capacity(rows * output);
-        let result = Target::new(&mut y, rows, output);
-        let group = x.panels();
-        let groups = self.packed_bf16().par_chunks(group * panels.values()).enumerate();
-        groups.with_min_len(FEWEST_GROUPS).for_each_init(Vec::new, |sums, (place, weights)| {
-            panels.multiply(weights, &x, sums);
-            let sums = sums.as_flattened_mut();
-            let first = place * group * panels.width();
-            let width = sums.len() / rows;
-            // Pass by pass, so that each is done in vectors.
-            for (row, sums) in sums.chunks_exact_mut(width).enumerate() {
-                let outputs = first..(first + width).min(output);
-                let sums = &mut sums[..outputs.len()];
-                // SAFETY: groups do not overlap.
-                let y = unsafe { result.part(row, outputs.clone()) };
-                if let Some(bias) = &self.bias {
-                    sums.iter_mut().zip(&bias[outputs.clone()]).for_each(|(sum, bias)| *sum += bias);
-                }
-                sums.iter_mut().for_each(|sum| *sum = activate(*sum));
-                if let Some(residual) = residual {
-                    let before = &residual[row * output..][outputs];
-                    sums.iter_mut().zip(before).for_each(|(sum, before)| *sum += before.wide());
-                }
-                y.iter_mut().zip(sums).for_each(|(y, sum)| {
-                    y.write(R::narrow(*sum));
-                });
-            }
-        });
-        // SAFETY: the panels are all of the outputs, and every one was written for each row.
-        unsafe { y.set_len(rows * output) };
-        y
     }
 
     /// The packed weight, as values.

@@ -29,6 +29,14 @@ impl Lines {
         let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self(map))
     }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
 }
 
 impl Deref for Lines {

@@ -9,11 +9,19 @@ pub(crate) mod amx;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod blocks;
+#[cfg(target_arch = "x86_64")]
+mod compact;
 mod portable;
+mod product;
+
+use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use blocks::{BLOCK, Blocks, Finish};
+pub(crate) use blocks::BLOCK;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use compact::{Compact, Unpacking};
 use half::bf16;
+pub(crate) use product::{Finish, PanelProduct};
 use rayon::prelude::*;
 
 /// Most rows that are multiplied in vectors; the library is as fast with a few more.
@@ -43,6 +51,13 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
+    /// Panels for tiles, of so many inputs. None without tiles, and for inputs that do not fill them.
+    #[cfg(target_arch = "x86_64")]
+    fn for_tiles(input: usize) -> Option<Self> {
+        let panels = Self { width: amx::WIDTH, pairs: input / 2 };
+        (input > 0 && panels.has_blocks(input)).then_some(panels)
+    }
+
     /// The panels in which `packed` holds a weight of so many inputs; none where it is in another order. The library does not
     /// tell, so every value is compared.
     pub(crate) fn of(packed: &[bf16], weight: &[bf16], input: usize) -> Option<Self> {
@@ -100,8 +115,8 @@ impl Panels {
         self.has_tiles() && input.is_multiple_of(amx::DEPTH)
     }
 
-    /// Most rows that [`Self::multiply`] takes.
-    pub(crate) fn most_rows(self) -> usize {
+    /// Most rows that are not multiplied in blocks.
+    fn most_rows(self) -> usize {
         #[cfg(target_arch = "x86_64")]
         if self.has_tiles() {
             return amx::MOST_ROWS;
@@ -109,47 +124,28 @@ impl Panels {
         MOST_IN_VECTORS
     }
 
-    /// Rows `x`, row-major `[rows, inputs]`, at least 1 and at most [`Self::most_rows`].
-    pub(crate) fn rows(self, x: &[bf16], rows: usize) -> Rows {
-        #[cfg(target_arch = "x86_64")]
-        if rows >= FEWEST_IN_TILES && self.has_tiles() {
-            return Rows { rows, values: Values::Tiles(amx::packed(x, rows)) };
-        }
-        let (pairs, _) = x.as_chunks::<2>();
-        Rows { rows, values: Values::Pairs(pairs.iter().map(|pair| pair.map(bf16::to_f32)).collect()) }
-    }
-
-    /// The product of some rows with as many panels as are best multiplied together, or less, as `[rows][outputs]` in vectors,
-    /// overwritten.
+    /// The product of rows of pairs of inputs with some panels, as `[rows][outputs]` in vectors, added to `sums`.
     ///
-    /// In vectors a sum takes up its products input by input, whatever the number of rows and panels.
-    pub(crate) fn multiply(self, panels: &[bf16], x: &Rows, sums: &mut Vec<Sums>) {
-        let (rows, count) = (x.rows, panels.len() / self.values());
-        sums.clear();
-        sums.resize(rows * count * self.width / LANES, [0.0; LANES]);
-        let x = match &x.values {
-            #[cfg(target_arch = "x86_64")]
-            Values::Tiles(x) => return amx::multiply(panels, x, rows, sums.as_flattened_mut()),
-            Values::Pairs(x) => x.as_slice(),
-        };
+    /// A sum takes up its products input by input, whatever the number of rows and panels.
+    fn add_products(self, panels: &[bf16], x: &[[f32; 2]], rows: usize, sums: &mut [Sums]) {
         match rows {
-            1 => self.multiply_rows::<1, 4, 4>(panels, x, sums),
-            2 => self.multiply_rows::<2, 2, 4>(panels, x, sums),
-            3 => self.multiply_rows::<3, 2, 4>(panels, x, sums),
-            4 => self.multiply_rows::<4, 2, 2>(panels, x, sums),
-            5 => self.multiply_rows::<5, 2, 2>(panels, x, sums),
-            6 => self.multiply_rows::<6, 2, 2>(panels, x, sums),
-            7 => self.multiply_rows::<7, 1, 2>(panels, x, sums),
-            8 => self.multiply_rows::<8, 1, 2>(panels, x, sums),
-            9 => self.multiply_rows::<9, 1, 2>(panels, x, sums),
-            10 => self.multiply_rows::<10, 1, 2>(panels, x, sums),
-            11 => self.multiply_rows::<11, 1, 2>(panels, x, sums),
-            _ => self.multiply_rows::<MOST_IN_VECTORS, 1, 2>(panels, x, sums),
+            1 => self.add_rows::<1, 4, 4>(panels, x, sums),
+            2 => self.add_rows::<2, 2, 4>(panels, x, sums),
+            3 => self.add_rows::<3, 2, 4>(panels, x, sums),
+            4 => self.add_rows::<4, 2, 2>(panels, x, sums),
+            5 => self.add_rows::<5, 2, 2>(panels, x, sums),
+            6 => self.add_rows::<6, 2, 2>(panels, x, sums),
+            7 => self.add_rows::<7, 1, 2>(panels, x, sums),
+            8 => self.add_rows::<8, 1, 2>(panels, x, sums),
+            9 => self.add_rows::<9, 1, 2>(panels, x, sums),
+            10 => self.add_rows::<10, 1, 2>(panels, x, sums),
+            11 => self.add_rows::<11, 1, 2>(panels, x, sums),
+            _ => self.add_rows::<MOST_IN_VECTORS, 1, 2>(panels, x, sums),
         }
     }
 
     /// `VECTORS` of `PANELS` side by side, where they divide so.
-    fn multiply_rows<const ROWS: usize, const PANELS: usize, const VECTORS: usize>(
+    fn add_rows<const ROWS: usize, const PANELS: usize, const VECTORS: usize>(
         self,
         panels: &[bf16],
         x: &[[f32; 2]],
@@ -179,26 +175,125 @@ impl Panels {
     }
 }
 
-/// Rows made ready for [`Panels::multiply`].
-pub(crate) struct Rows {
-    rows: usize,
-    values: Values,
+/// A weight in panels.
+#[derive(Clone, Copy)]
+pub(crate) struct Weight<'a> {
+    pub(crate) panels: Panels,
+    pub(crate) stored: Stored<'a>,
 }
 
-enum Values {
-    /// `[rows][inputs / 2]`
-    Pairs(Vec<[f32; 2]>),
+/// Where the values of the panels are.
+#[derive(Clone, Copy)]
+pub(crate) enum Stored<'a> {
+    /// Panel by panel.
+    Plain(&'a [bf16]),
     #[cfg(target_arch = "x86_64")]
-    Tiles(Vec<bf16>),
+    Compact(&'a Compact),
 }
 
-impl Rows {
+impl<'a> Weight<'a> {
+    /// How many panels there are.
+    pub(crate) fn count(self) -> usize {
+        match self.stored {
+            Stored::Plain(values) => values.len() / self.panels.values(),
+            #[cfg(target_arch = "x86_64")]
+            Stored::Compact(compact) => compact.count(),
+        }
+    }
+
+    /// Where a step of a panel lies in memory, and its bytes. What lies behind the last one need not be there.
+    #[cfg(target_arch = "x86_64")]
+    fn place(self, panel: usize, step: usize) -> (*const u8, usize) {
+        match self.stored {
+            Stored::Plain(values) => {
+                let start = values.as_ptr().wrapping_add(panel * self.panels.values());
+                (start.cast::<u8>().wrapping_add(step * amx::STEP), amx::STEP)
+            }
+            Stored::Compact(compact) => (compact.place(panel, step), compact::STEP_BYTES),
+        }
+    }
+
+    /// Most rows that are not multiplied in blocks.
+    pub(crate) fn most_rows(self) -> usize {
+        self.panels.most_rows()
+    }
+
+    /// Makes rows `x`, row-major `[rows, inputs]`, at least 1 and at most [`Self::most_rows`], ready to be multiplied by it.
+    pub(crate) fn by(self, x: &[bf16], rows: usize) -> FewRows<'a> {
+        let Self { panels, stored } = self;
+        let factors = match stored {
+            #[cfg(target_arch = "x86_64")]
+            Stored::Plain(weight) if rows >= FEWEST_IN_TILES && panels.has_tiles() => {
+                Factors::Tiles { weight, x: amx::packed(x, rows) }
+            }
+            Stored::Plain(weight) => {
+                let (pairs, _) = x.as_chunks::<2>();
+                let x = pairs.iter().map(|pair| pair.map(bf16::to_f32)).collect();
+                Factors::Vectors { weight, x }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Stored::Compact(weight) if rows > compact::MOST_IN_VECTORS => {
+                Factors::CompactTiles { weight, x: amx::packed(x, rows) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Stored::Compact(weight) => Factors::CompactVectors { weight, x: x.as_chunks().0.to_vec() },
+        };
+        FewRows { rows, panels, factors }
+    }
+}
+
+/// Rows, and the weight that they are multiplied by panel by panel.
+pub(crate) struct FewRows<'a> {
+    rows: usize,
+    panels: Panels,
+    factors: Factors<'a>,
+}
+
+/// Rows in the order in which they are multiplied.
+enum Factors<'a> {
+    /// `[rows][inputs / 2]`
+    Vectors { weight: &'a [bf16], x: Vec<[f32; 2]> },
+    #[cfg(target_arch = "x86_64")]
+    Tiles { weight: &'a [bf16], x: Vec<bf16> },
+    /// `[rows][inputs / 2]`
+    #[cfg(target_arch = "x86_64")]
+    CompactVectors { weight: &'a Compact, x: Vec<[bf16; 2]> },
+    #[cfg(target_arch = "x86_64")]
+    CompactTiles { weight: &'a Compact, x: Vec<bf16> },
+}
+
+impl FewRows<'_> {
     /// How many panels they are best multiplied by at a time.
-    pub(crate) fn panels(&self) -> usize {
-        match (&self.values, self.rows) {
-            (Values::Pairs(_), 1) => 4,
-            (Values::Pairs(_), 2..=6) => 2,
+    pub(crate) fn group(&self) -> usize {
+        match (&self.factors, self.rows) {
+            #[cfg(target_arch = "x86_64")]
+            (Factors::Tiles { .. } | Factors::CompactTiles { .. }, _) => 1,
+            (_, 1) => 4,
+            (_, 2..=6) => 2,
             _ => 1,
+        }
+    }
+
+    /// The product with a group of panels, or less, as `[rows][outputs]` in vectors, overwritten.
+    pub(crate) fn multiply(&self, group: Range<usize>, sums: &mut Vec<Sums>) {
+        sums.clear();
+        sums.resize(self.rows * group.len() * self.panels.width / LANES, [0.0; LANES]);
+        let values = group.start * self.panels.values()..group.end * self.panels.values();
+        match &self.factors {
+            Factors::Vectors { weight, x } => {
+                self.panels.add_products(&weight[values], x, self.rows, sums);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Factors::Tiles { weight, x } => {
+                amx::multiply(&mut &weight[values], x, self.rows, sums.as_flattened_mut());
+            }
+            #[cfg(target_arch = "x86_64")]
+            Factors::CompactVectors { weight, x } => weight.multiply(group, x, self.rows, sums),
+            #[cfg(target_arch = "x86_64")]
+            Factors::CompactTiles { weight, x } => {
+                let mut panel = Unpacking::new(weight, group.start);
+                amx::multiply(&mut panel, x, self.rows, sums.as_flattened_mut());
+            }
         }
     }
 }
@@ -257,11 +352,12 @@ mod tests {
             let rows = rows.min(panels.most_rows());
             let x: Vec<bf16> =
                 (0..rows * input).map(|place| bf16::from_f32((place % 17) as f32 / 8.0 - 1.0)).collect();
-            let ready = panels.rows(&x, rows);
+            let weight_in_panels = Weight { panels, stored: Stored::Plain(&packed) };
+            let ready = weight_in_panels.by(&x, rows);
             let mut sums = Vec::new();
-            let group = ready.panels();
-            for (first, group_of_panels) in packed.chunks(group * panels.values()).enumerate() {
-                panels.multiply(group_of_panels, &ready, &mut sums);
+            let (group, count) = (ready.group(), weight_in_panels.count());
+            for first in 0..count.div_ceil(group) {
+                ready.multiply(first * group..((first + 1) * group).min(count), &mut sums);
                 let sums = sums.as_flattened();
                 for (row, sums) in x.chunks(input).zip(sums.chunks(sums.len() / rows)) {
                     for (place, sum) in sums.iter().enumerate() {

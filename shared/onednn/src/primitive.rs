@@ -285,7 +285,5 @@ fn elementwise(activation: Activation, dialect: &Dialect) -> Option<(c_int, f32)
         Activation::None => None,
         Activation::QuickGelu => Some((numbers.swish, 1.702)),
         Activation::Silu => Some((numbers.swish, 1.0)),
-        Activation::GeluErf => Some((numbers.gelu_erf, 0.0)),
-        Activation::GeluTanh => Some((numbers.gelu_tanh, 0.0)),
     }
 }

@@ -139,7 +139,7 @@ impl LanguageModel {
                     kept.push(map.name().to_string());
                 }
                 if let Some(backend) = preparation.backend {
-                    map.prepare(vb.dtype(), backend)?;
+                    map.prepare_for_decoding(vb.dtype(), backend)?;
                 }
             }
             layer.backend = preparation.backend.unwrap_or_default();
@@ -153,7 +153,7 @@ impl LanguageModel {
             let mut head =
                 Linear::without_bias(hidden_size, vocab_size, initializer_range, &vb.pp("lm_head"))?;
             if let Some(backend) = preparation.backend {
-                head.prepare(vb.dtype(), backend)?;
+                head.prepare_for_decoding(vb.dtype(), backend)?;
             }
             head
         };

@@ -109,7 +109,17 @@ impl Linear {
         Ok(())
     }
 
-    /// As [`Self::prepare`] for the table of the embeddings, so that [`Self::rows`] can still read it.
+    /// As [`Self::prepare`] for a map of the language model: decoding reads it for a row or a few at a time.
+    pub(crate) fn prepare_for_decoding(&mut self, compute: DType, backend: Backend) -> Result<()> {
+        if let Weight::Plain(weight) = &self.weight
+            && let Some(map) = PreparedLinear::for_few_rows(weight, self.bias.as_ref(), compute, backend)?
+        {
+            (self.weight, self.bias) = (Weight::Prepared(map), None);
+        }
+        Ok(())
+    }
+
+    /// As [`Self::prepare_for_decoding`] for the table of the embeddings, so that [`Self::rows`] can still read it.
     pub(crate) fn prepare_table(&mut self, compute: DType, backend: Backend) -> Result<()> {
         if let Weight::Plain(weight) = &self.weight
             && let Some(map) = PreparedLinear::table(weight, compute, backend)?

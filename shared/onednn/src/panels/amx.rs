@@ -5,6 +5,7 @@ use std::{
         asm,
         x86_64::{__cpuid_count, _MM_HINT_T1, _mm_prefetch},
     },
+    ops::Range,
     sync::OnceLock,
 };
 
@@ -127,28 +128,45 @@ impl Drop for Tiles {
     }
 }
 
-/// The product of `rows` rows, as [`packed`], with a panel `[inputs / 2][64][2]`, as `[rows][64]`, overwritten. The panel has at
-/// least the packed inputs.
+/// Where the values of a panel come from.
+pub(crate) trait Source {
+    /// Where a step lies in memory, and its bytes. What lies behind the last one need not be there.
+    fn place(&self, step: usize) -> (*const u8, usize);
+
+    /// The values of some of the four tiles of a step, side by side, and the bytes between two pairs of inputs. They stay there until
+    /// the step after the next one is asked for.
+    fn step(&mut self, step: usize, tiles: Range<usize>) -> (*const u8, usize);
+}
+
+/// A panel as it lies in memory.
+impl Source for &[bf16] {
+    fn place(&self, step: usize) -> (*const u8, usize) {
+        (self.as_ptr().cast::<u8>().wrapping_add(step * STEP), STEP)
+    }
+
+    fn step(&mut self, step: usize, tiles: Range<usize>) -> (*const u8, usize) {
+        let values = &self[step * STEP / size_of::<bf16>()..(step + 1) * STEP / size_of::<bf16>()];
+        (values[2 * LANES * tiles.start..].as_ptr().cast(), ROW)
+    }
+}
+
+/// The product of `rows` rows, as [`packed`], with a panel, as `[rows][64]`, overwritten.
 ///
 /// # Panics
-/// Without AMX, and for slices of another length.
-pub(crate) fn multiply(panel: &[bf16], x: &[bf16], rows: usize, sums: &mut [f32]) {
+/// Without AMX, for slices of another length, and for a panel of fewer inputs than the rows have.
+pub(crate) fn multiply(panel: &mut impl Source, x: &[bf16], rows: usize, sums: &mut [f32]) {
     assert!(available() && (1..=MOST_ROWS).contains(&rows));
-    let steps = x.len() / (rows * DEPTH);
-    assert!(
-        x.len() == steps * rows * DEPTH && size_of_val(panel) >= steps * STEP && sums.len() == rows * WIDTH
-    );
+    let all = x.len() / (rows * DEPTH);
+    assert!(x.len() == all * rows * DEPTH && sums.len() == rows * WIDTH);
     // SAFETY: asserted.
     let _tiles = unsafe { Tiles::shaped(rows) };
-    let (panel, x, sums): (*const u8, *const u8, *mut u8) =
-        (panel.as_ptr().cast(), x.as_ptr().cast(), sums.as_mut_ptr().cast());
-    // SAFETY: what is read and written lies within the slices, whose lengths were asserted; what is asked for ahead need not be
-    // there. The tiles have the shapes that are used, and nobody else uses this thread's.
-    unsafe {
-        for first in (0..steps).step_by(MOST_STEPS) {
-            let panel = panel.add(first * STEP);
-            let x = x.add(first * rows * ROW_OF_TILE);
-            let part = Part { panel, x, rows, steps: MOST_STEPS.min(steps - first), begun: first > 0 };
+    for first in (0..all).step_by(MOST_STEPS) {
+        let steps = first..(first + MOST_STEPS).min(all);
+        let mut part = Part { panel, x: x.as_ptr().cast(), rows, steps };
+        let sums = sums.as_mut_ptr().cast();
+        // SAFETY: what is read and written lies within the slices, whose lengths were asserted. The tiles have the shapes that are
+        // used, and nobody else uses this thread's.
+        unsafe {
             if rows <= TILE {
                 part.one_tile(sums);
             } else {
@@ -259,21 +277,19 @@ pub(crate) fn ask_for<const HINT: i32>(place: *const u8) {
 }
 
 /// Some steps of a product.
-struct Part {
-    /// From its first step on.
-    panel: *const u8,
+struct Part<'a, S> {
+    panel: &'a mut S,
+    /// From the first step of all on.
     x: *const u8,
     rows: usize,
-    steps: usize,
-    /// Whether there are sums of the steps before.
-    begun: bool,
+    steps: Range<usize>,
 }
 
-impl Part {
+impl<S: Source> Part<'_, S> {
     unsafe fn begin(&self, first: *const u8, second: *const u8) {
         // SAFETY: see [`multiply`].
         unsafe {
-            if self.begun {
+            if self.steps.start > 0 {
                 load_sums(first, second, ROW);
             } else {
                 clear_sums();
@@ -281,14 +297,34 @@ impl Part {
         }
     }
 
+    /// Calls `multiply` with the inputs of each step and the values of some tiles of the weight, and the bytes between its pairs. The next
+    /// step is made ready before, so that the one does not wait for the other.
+    fn each_step(
+        &mut self,
+        tiles: Range<usize>,
+        pass: usize,
+        passes: usize,
+        mut multiply: impl FnMut(*const u8, *const u8, usize),
+    ) {
+        let (behind, step_bytes) = self.panel.place(self.steps.end);
+        let mut next = self.panel.step(self.steps.start, tiles.clone());
+        for (index, step) in self.steps.clone().enumerate() {
+            self.ask_ahead(behind, step_bytes, pass * self.steps.len() + index, passes);
+            let (weights, row) = next;
+            if step + 1 < self.steps.end {
+                next = self.panel.step(step + 1, tiles.clone());
+            }
+            multiply(self.x.wrapping_add(step * self.rows * ROW_OF_TILE), weights, row);
+        }
+    }
+
     /// Up to 16 rows by the whole panel.
-    unsafe fn one_tile(&self, sums: *mut u8) {
+    unsafe fn one_tile(&mut self, sums: *mut u8) {
         // SAFETY: see [`multiply`].
         unsafe {
             let second = sums.add(ROW / 2);
             self.begin(sums, second);
-            for step in 0..self.steps {
-                self.ask_ahead(step, 1);
+            self.each_step(0..4, 0, 1, |x, weights, row| {
                 asm!(
                     "tileloadd tmm4, [{x} + {x_row}*1]",
                     "tileloadd tmm5, [{w} + {w_row}*1]",
@@ -299,10 +335,10 @@ impl Part {
                     "tileloadd tmm5, [{w} + {w_row}*1 + 192]",
                     "tdpbf16ps tmm2, tmm4, tmm7",
                     "tdpbf16ps tmm3, tmm4, tmm5",
-                    x = in(reg) self.x.add(step * self.rows * ROW_OF_TILE),
+                    x = in(reg) x,
                     x_row = in(reg) ROW_OF_TILE,
-                    w = in(reg) self.panel.add(step * STEP),
-                    w_row = in(reg) ROW,
+                    w = in(reg) weights,
+                    w_row = in(reg) row,
                     out("tmm0") _,
                     out("tmm1") _,
                     out("tmm2") _,
@@ -313,23 +349,20 @@ impl Part {
                     out("tmm7") _,
                     options(nostack, readonly),
                 );
-            }
+            });
             store_sums(sums, second, ROW);
         }
     }
 
     /// 17 to 32 rows by half of the panel.
-    unsafe fn two_tiles(&self, half: usize, sums: *mut u8) {
+    unsafe fn two_tiles(&mut self, half: usize, sums: *mut u8) {
         // SAFETY: see [`multiply`].
         unsafe {
-            let start = half * ROW / 2;
-            let (first, second) = (sums.add(start), sums.add(start + TILE * ROW));
+            let (first, second) = (sums.add(half * ROW / 2), sums.add(half * ROW / 2 + TILE * ROW));
             self.begin(first, second);
-            for step in 0..self.steps {
-                self.ask_ahead(half * self.steps + step, 2);
-                let x = self.x.add(step * self.rows * ROW_OF_TILE);
-                multiply_step(x, ROW_OF_TILE, self.panel.add(start + step * STEP), ROW);
-            }
+            self.each_step(2 * half..2 * half + 2, half, 2, |x, weights, row| {
+                multiply_step(x, ROW_OF_TILE, weights, row);
+            });
             store_sums(first, second, ROW);
         }
     }
@@ -337,11 +370,10 @@ impl Part {
     /// Asks for some of as much of the weight as this part is of it, behind it, from several places: memory gives more to several
     /// readings than to one. The steps are gone through so many `times`, and what is asked for is spread evenly over all: in one
     /// go it would wait for memory.
-    fn ask_ahead(&self, step: usize, times: usize) {
-        let share = STEP / STREAMS / times;
+    fn ask_ahead(&self, behind: *const u8, step_bytes: usize, turn: usize, times: usize) {
+        let share = step_bytes / STREAMS / times;
         for stream in 0..STREAMS {
-            let behind = self.steps * (STEP + stream * share * times);
-            let place = self.panel.wrapping_add(behind + step * share);
+            let place = behind.wrapping_add((stream * self.steps.len() * times + turn) * share);
             for line in (0..share).step_by(LINE) {
                 ask_for::<_MM_HINT_T1>(place.wrapping_add(line));
             }

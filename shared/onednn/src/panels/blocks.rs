@@ -22,10 +22,13 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::{
-    LANES, Panels,
+    LANES, PanelProduct, Stored,
     amx::{self, DEPTH, LINE, ROW, STEP, TILE, Tiles, ask_for},
+    compact::STEP_LINES,
 };
-use crate::{Activation, Value, api::TYPE_BF16, exponentials::power_of_two, target::Target, tiles};
+use crate::{
+    Activation, Value, api::TYPE_BF16, exponentials::power_of_two, lines::Line, target::Target, tiles,
+};
 
 /// Rows of a block, and its outputs.
 pub(crate) const BLOCK: usize = 2 * TILE;
@@ -36,25 +39,17 @@ const MOST_INPUTS: usize = 768;
 /// The sums of a block, row by row.
 type Sums = [f32; BLOCK * BLOCK];
 
-/// What becomes of the sums.
-#[derive(Clone, Copy)]
-pub(crate) struct Finish<'a, R> {
-    /// `[outputs]`
-    pub(crate) bias: Option<&'a [f32]>,
-    /// None, QuickGELU or SiLU.
-    pub(crate) activation: Activation,
-    /// `[rows, outputs]`
-    pub(crate) residual: Option<&'a [R]>,
+/// What a thread needs from part to part.
+struct Memory {
+    sums: Vec<Sums>,
+    /// Unpacked.
+    weights: Vec<Line>,
 }
 
-/// A product of `x` `[rows, input]` by a weight `[output, input]` in panels.
-pub(crate) struct Blocks<'a, R> {
-    pub(crate) panels: Panels,
-    pub(crate) packed: &'a [bf16],
-    pub(crate) x: &'a [bf16],
-    pub(crate) input: usize,
-    pub(crate) output: usize,
-    pub(crate) finish: Finish<'a, R>,
+/// Values of some steps of some panels, which begin `stride` values apart.
+struct Values<'a> {
+    values: &'a [bf16],
+    stride: usize,
 }
 
 /// Where a block lies in the result, and how many of its first rows the block before it has too.
@@ -89,30 +84,26 @@ struct Meanwhile<'a> {
     lines: usize,
 }
 
-impl<R: Value> Blocks<'_, R> {
-    /// Writes the result, every value of it.
+impl<R: Value> PanelProduct<'_, R> {
+    /// Writes the result of many rows, every value of it.
     ///
     /// # Panics
     /// Without AMX, with fewer rows than a block has, inputs that are no multiple of a step's, another activation, or slices of
     /// another length.
-    pub(crate) fn write(&self, y: &Target<R>) {
-        thread_local!(static SUMS: RefCell<Vec<Sums>> = const { RefCell::new(Vec::new()) });
+    pub(crate) fn write_blocks(&self, y: &Target<R>) {
+        thread_local!(static MEMORY: RefCell<Memory> = const { RefCell::new(Memory { sums: Vec::new(), weights: Vec::new() }) });
         let rows = self.x.len() / self.input;
-        let outputs = self.output.next_multiple_of(self.panels.width());
-        assert!(self.panels.has_blocks(self.input) && rows >= BLOCK && self.x.len() == rows * self.input);
-        assert!(self.packed.len() >= outputs / self.panels.width() * self.panels.values());
+        let panels = self.weight.panels;
+        assert!(panels.has_blocks(self.input) && rows >= BLOCK && self.x.len() == rows * self.input);
+        assert!(self.weight.count() >= self.output.div_ceil(panels.width()));
         assert!(self.finish.bias.is_none_or(|bias| bias.len() == self.output));
         assert!(self.finish.residual.is_none_or(|residual| residual.len() == rows * self.output));
-        assert!(matches!(
-            self.finish.activation,
-            Activation::None | Activation::QuickGelu | Activation::Silu
-        ));
         let threads = rayon::current_num_threads();
-        let parts = tiles::blocks(rows, self.output, self.panels.width(), threads);
+        let parts = tiles::blocks(rows, self.output, panels.width(), threads);
         parts.into_par_iter().with_max_len(1).for_each(|(rows, outputs)| {
-            SUMS.with_borrow_mut(|sums| {
+            MEMORY.with_borrow_mut(|memory| {
                 // SAFETY: asserted; a processor with AMX has the vectors too. The parts of the result do not overlap.
-                unsafe { self.write_part(rows, outputs, y, sums) }
+                unsafe { self.write_part(rows, outputs, y, memory) }
             });
         });
     }
@@ -120,16 +111,16 @@ impl<R: Value> Blocks<'_, R> {
     /// Some rows and outputs of the result.
     ///
     /// # Safety
-    /// What [`Self::write`] asserts, and nobody else may hold these values of `y`.
+    /// What [`Self::write_blocks`] asserts, and nobody else may hold these values of `y`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn write_part(
         &self,
         rows: Range<usize>,
         outputs: Range<usize>,
         y: &Target<R>,
-        sums: &mut Vec<Sums>,
+        Memory { sums, weights }: &mut Memory,
     ) {
-        let (all, width) = (self.x.len() / self.input, self.panels.width());
+        let (all, width) = (self.x.len() / self.input, self.weight.panels.width());
         let columns = outputs.len().div_ceil(BLOCK);
         let high = rows.len().div_ceil(BLOCK);
         let steps = self.input / DEPTH;
@@ -144,6 +135,7 @@ impl<R: Value> Blocks<'_, R> {
         for part in 0..parts {
             let steps = part * steps / parts..(part + 1) * steps / parts;
             let last = part + 1 == parts;
+            let source = self.source(panels.clone(), steps.clone(), weights);
             for block in 0..columns * high {
                 let (row, column) =
                     (rows.start + block / columns * BLOCK, outputs.start + block % columns * BLOCK);
@@ -151,11 +143,9 @@ impl<R: Value> Blocks<'_, R> {
                 let first = row.min(all - BLOCK);
                 let place = Place { row: first, skipped: row - first, column };
                 let panel = column / width;
-                let weights = self.step(panel, steps.start) + column % width * 2;
                 // SAFETY: `sums` holds two, or one for each block; the pending block's are others.
                 let own = unsafe { &mut *sums.add(if parts == 1 { block % 2 } else { block }) };
-                let next =
-                    if last { self.step(panel + panels.len(), 0) } else { self.step(panel, steps.end) };
+                let next = if last { (panel + panels.len(), 0) } else { (panel, steps.end) };
                 let turn = column % width / BLOCK * high + block / columns;
                 let (ahead, lines) = self.ahead(next, steps.len(), turn, high);
                 let meanwhile = Meanwhile { finish: pending, ahead, lines };
@@ -164,7 +154,7 @@ impl<R: Value> Blocks<'_, R> {
                 }
                 let factors = Factors {
                     rows: &self.x[first * self.input + steps.start * DEPTH..],
-                    weights: &self.packed[weights..],
+                    weights: &source.values[(panel - panels.start) * source.stride + column % width * 2..],
                     steps: steps.len(),
                 };
                 // SAFETY: there are as many rows, and the panel has as many steps.
@@ -234,19 +224,48 @@ impl<R: Value> Blocks<'_, R> {
         unsafe { amx::store_sums(first, second, row_of_sums) };
     }
 
-    /// Where the values of a step of a panel begin.
-    fn step(&self, panel: usize, step: usize) -> usize {
-        panel * self.panels.values() + step * STEP / size_of::<bf16>()
+    /// The values of some steps of some panels, in `memory` where they have to be unpacked.
+    fn source<'a>(
+        &'a self,
+        panels: Range<usize>,
+        steps: Range<usize>,
+        memory: &'a mut Vec<Line>,
+    ) -> Values<'a> {
+        let step = STEP / size_of::<bf16>();
+        match self.weight.stored {
+            Stored::Plain(values) => {
+                let stride = self.weight.panels.values();
+                Values { values: &values[panels.start * stride + steps.start * step..], stride }
+            }
+            Stored::Compact(weight) => {
+                let stride = steps.len() * STEP_LINES;
+                memory.clear();
+                memory.reserve(panels.len() * stride);
+                let room = &mut memory.spare_capacity_mut()[..panels.len() * stride];
+                for (panel, room) in panels.zip(room.chunks_exact_mut(stride)) {
+                    weight.unpack(panel, steps.clone(), 0..2, room);
+                }
+                // SAFETY: lines of values, all of which were written.
+                let values = unsafe {
+                    std::slice::from_raw_parts(room.as_ptr().cast(), size_of_val(room) / size_of::<bf16>())
+                };
+                Values { values, stride: steps.len() * step }
+            }
+        }
     }
 
-    /// Of what a panel has from `next` on, which is multiplied after this part of it, the share that a block asks for which has this
+    /// Of what a panel has from a step on, which is multiplied after this part of it, the share that a block asks for which has this
     /// turn among those of the panel, and its lines for each step.
-    fn ahead(&self, next: usize, steps: usize, turn: usize, high: usize) -> (*const u8, usize) {
-        let lines = (STEP / LINE).div_ceil(self.panels.width() / BLOCK * high);
-        (
-            self.packed.as_ptr().wrapping_add(next).cast::<u8>().wrapping_add(turn * steps * lines * LINE),
-            lines,
-        )
+    fn ahead(
+        &self,
+        (panel, step): (usize, usize),
+        steps: usize,
+        turn: usize,
+        high: usize,
+    ) -> (*const u8, usize) {
+        let (next, step) = self.weight.place(panel, step);
+        let lines = (step / LINE).div_ceil(self.weight.panels.width() / BLOCK * high);
+        (next.wrapping_add(turn * steps * lines * LINE), lines)
     }
 
     /// Asks for what is added to a block at its end.
@@ -341,7 +360,7 @@ fn activated<R: Value>(x: __m512, activation: Activation) -> __m512 {
     let slope = match activation {
         Activation::QuickGelu => 1.702,
         Activation::Silu => 1.0,
-        Activation::None | Activation::GeluErf | Activation::GeluTanh => return x,
+        Activation::None => return x,
     };
     let one = _mm512_set1_ps(1.0);
     let exponent = _mm512_mul_ps(x, _mm512_set1_ps(-slope * std::f32::consts::LOG2_E));
@@ -406,9 +425,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::panels::tests::packed;
-
-    const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::QuickGelu, Activation::Silu];
+    use crate::panels::{Finish, Panels, Weight, tests::packed};
 
     fn values(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|place| ((place * 31 + seed) * 7919 % 1013) as f32 / 1013.0 - 0.5).collect()
@@ -426,10 +443,14 @@ mod tests {
         }
     }
 
-    fn product<R: Value>(blocks: &Blocks<'_, R>) -> Vec<R> {
+    fn plain(panels: Panels, values: &[bf16]) -> Weight<'_> {
+        Weight { panels, stored: Stored::Plain(values) }
+    }
+
+    fn product<R: Value>(blocks: &PanelProduct<'_, R>) -> Vec<R> {
         let rows = blocks.x.len() / blocks.input;
         let mut y = Vec::with_capacity(rows * blocks.output);
-        blocks.write(&Target::new(&mut y, rows, blocks.output));
+        blocks.write_blocks(&Target::new(&mut y, rows, blocks.output));
         // SAFETY: the whole result was written.
         unsafe { y.set_len(rows * blocks.output) };
         y
@@ -452,7 +473,7 @@ mod tests {
             .collect();
         for activation in [Activation::QuickGelu, Activation::Silu] {
             let finish = Finish::<f32> { bias: None, activation, residual: None };
-            let y = product(&Blocks { panels, packed: &packed, x: &x, input, output, finish });
+            let y = product(&PanelProduct { weight: plain(panels, &packed), x: &x, input, output, finish });
             let expected = |row: usize| if row % largest.len() < 3 { x[row * input].to_f32() } else { 0.0 };
             for (place, y) in y.into_iter().enumerate() {
                 assert_eq!(y, expected(place / output), "{activation:?} of row {}", place / output);
@@ -469,7 +490,7 @@ mod tests {
             output in 1usize..200,
             // Up to two of the pieces in which long sums are added up.
             steps in prop_oneof![1usize..20, 40usize..100],
-            activation in proptest::sample::select(&ACTIVATIONS[..]),
+            activation in proptest::sample::select(&Activation::ALL[..]),
             with_bias: bool,
             with_residual: bool,
             seed in 0usize..1000,
@@ -487,7 +508,7 @@ mod tests {
                 activation,
                 residual: with_residual.then_some(residual.as_slice()),
             };
-            let blocks = Blocks { panels, packed: &packed, x: &x, input, output, finish };
+            let blocks = PanelProduct { weight: plain(panels, &packed), x: &x, input, output, finish };
             let wide = product(&blocks);
             let residual_bf16 = narrow(&residual);
             let finish = Finish {
@@ -495,7 +516,7 @@ mod tests {
                 activation,
                 residual: with_residual.then_some(residual_bf16.as_slice()),
             };
-            let rounded = product(&Blocks { panels, packed: &packed, x: &x, input, output, finish });
+            let rounded = product(&PanelProduct { weight: plain(panels, &packed), x: &x, input, output, finish });
             for place in (0..rows * output).step_by(7) {
                 let (row, column) = (place / output, place % output);
                 let pairs = x[row * input..][..input].iter().zip(&weight[column * input..][..input]);
@@ -512,7 +533,7 @@ mod tests {
                 prop_assert!(error <= tolerance, "{} for {expected}", rounded[place]);
             }
             let first = rows - BLOCK;
-            let alone = Blocks {
+            let alone = PanelProduct {
                 x: &x[first * input..],
                 finish: Finish { residual: with_residual.then(|| &residual[first * output..]), ..blocks.finish },
                 ..blocks

@@ -2,7 +2,7 @@ use std::{path::Path, sync::OnceLock};
 
 use half::bf16;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use thicket_onednn::{Activation, DenseProduct, Error, Library, Missing, PackedLinear};
+use thicket_onednn::{Activation, CompactLinear, DenseProduct, Error, Library, Missing, PackedLinear};
 
 /// The system's library, and one of another version that `THICKET_TEST_ONEDNN_OTHER` names; none on a machine that may do
 /// without.
@@ -45,22 +45,7 @@ fn activated(x: f64, activation: Activation) -> f64 {
         Activation::None => x,
         Activation::QuickGelu => x * sigmoid(1.702 * x),
         Activation::Silu => x * sigmoid(x),
-        Activation::GeluErf => x * 0.5 * (1.0 + erf(x / 2f64.sqrt())),
-        Activation::GeluTanh => {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
-            x * 0.5 * (1.0 + inner.tanh())
-        }
     }
-}
-
-/// The series of the error function, which converges everywhere.
-fn erf(x: f64) -> f64 {
-    let (mut term, mut sum) = (x, x);
-    for n in 1..200 {
-        term *= -x * x / f64::from(n);
-        sum += term / f64::from(2 * n + 1);
-    }
-    sum * 2.0 / std::f64::consts::PI.sqrt()
 }
 
 #[test]
@@ -237,5 +222,41 @@ fn bf16_is_offered_only_with_code_made_for_it() {
             Ok(()) => assert!(library.has_avx512(), "{library:?}"),
             Err(missing) => assert!(matches!(missing, Missing::Bf16 { .. }), "{missing}"),
         }
+    }
+}
+
+#[test]
+fn a_compact_weight_of_any_number_of_rows_equals_f64() {
+    for (rows, input, output, activation) in [
+        (1, 32, 1, Activation::None),
+        (1, 1536, 300, Activation::Silu),
+        (3, 96, 70, Activation::QuickGelu),
+        (17, 1600, 130, Activation::None),
+        (32, 64, 64, Activation::None),
+        (33, 800, 90, Activation::Silu),
+        (300, 1568, 330, Activation::None),
+    ] {
+        let (x, wide_x) = rounded(random(rows * input, 1));
+        let scale = 1.0 / (input as f32).sqrt();
+        let (weight, wide) = rounded(random(output * input, 2).iter().map(|value| value * scale).collect());
+        let (bias, residual) = (random(output, 3), random(rows * output, 4));
+        let Some(map) = CompactLinear::new(&weight, Some(&bias), output, input).unwrap() else {
+            eprintln!("not checked: no AMX");
+            return;
+        };
+        let y = map.forward(&x, activation, Some(residual.as_slice())).unwrap();
+        for (place, actual) in y.iter().enumerate() {
+            let (row, column) = (place / output, place % output);
+            let sum: f64 = wide_x[row * input..][..input]
+                .iter()
+                .zip(&wide[column * input..][..input])
+                .map(|(x, w)| f64::from(*x) * f64::from(*w))
+                .sum();
+            let expected = activated(sum + f64::from(bias[column]), activation) + f64::from(residual[place]);
+            let error = (f64::from(*actual) - expected).abs();
+            assert!(error < 1e-4, "{rows} x {input} x {output}: {actual} for {expected} at {place}");
+        }
+        assert_eq!(map.row(output - 1).unwrap(), weight[(output - 1) * input..]);
+        assert_eq!(map.row(output), None);
     }
 }
