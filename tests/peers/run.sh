@@ -14,11 +14,12 @@ if [ "${1:-}" = --rounds ]; then
     options=(--rounds "${2:?--rounds needs a number}")
     shift 2
 fi
+all=(embedding answers job gallery growth)
 scripts=("$@")
-[ "${#scripts[@]}" -gt 0 ] || scripts=(embedding answers job gallery growth)
+[ "${#scripts[@]}" -gt 0 ] || scripts=("${all[@]}")
 for script in "${scripts[@]}"; do
-    if [ ! -f "tests/peers/$script.py" ]; then
-        echo "no such comparison: $script (see tests/peers/README.md)" >&2
+    if [[ " ${all[*]} " != *" $script "* ]]; then
+        echo "no such comparison: $script (there are: ${all[*]})" >&2
         exit 2
     fi
 done

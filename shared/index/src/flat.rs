@@ -1,13 +1,15 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::ops::Range;
 
 use faiss::index::flat::FlatIndex;
 use faiss::index::{ConcurrentIndex, Idx, Index};
 use faiss::selector::IdSelector;
+use rayon::prelude::*;
 use thicket_engine::{EngineError, Hit, VectorIndex};
 
 use crate::among::Among;
-use crate::native::compare_by_products;
+use crate::native::{FEWEST_QUERIES_OF_A_PRODUCT, best_among, compare_by_products};
 use crate::order::{compare, dot, ranks_before};
 
 /// Longest vector an index takes.
@@ -19,6 +21,11 @@ pub(crate) const FETCH_MARGIN: usize = 32;
 
 /// Candidates of all queries of one FAISS call, a bound on its memory (12 bytes each).
 const CANDIDATES_PER_CALL: usize = 1 << 20;
+
+/// Fewest values that a thread compares a single query with.
+const FEWEST_VALUES_OF_A_SHARE: usize = 1 << 18;
+/// Shares for each thread: a core that is done takes over from a slower one.
+const SHARES_PER_THREAD: usize = 4;
 
 /// Above this product of norms an f32 sum inside FAISS could overflow; such queries are scored here instead.
 const SAFE_NORM_PRODUCT: f64 = 1e30;
@@ -122,14 +129,39 @@ impl FaissIndex {
         let rows_per_call = (CANDIDATES_PER_CALL / fetch).max(1);
         let mut rankings = Vec::with_capacity(queries.len() / self.dimension);
         for block in queries.chunks(rows_per_call * self.dimension) {
-            let found = ConcurrentIndex::search(&self.inner, block, fetch)
-                .map_err(|cause| EngineError::internal("index search", cause))?;
-            let candidates = found.labels.chunks(fetch).zip(found.distances.chunks(fetch));
-            for (query, (labels, scores)) in block.chunks(self.dimension).zip(candidates) {
-                rankings.push(self.settle(query, labels, scores, k, among));
+            let candidates = self.candidates(block, fetch)?;
+            for (query, candidates) in block.chunks(self.dimension).zip(candidates) {
+                rankings.push(self.settle(query, &candidates, k, among));
             }
         }
         Ok(rankings)
+    }
+
+    /// For each query the positions of the `fetch` vectors that FAISS finds best, with its scores. A place that it leaves empty has a
+    /// position that there is none of.
+    fn candidates(&self, queries: &[f32], fetch: usize) -> Result<Vec<Vec<(usize, f32)>>, EngineError> {
+        let count = queries.len() / self.dimension;
+        let shares = shares(self.ids.len(), self.dimension, rayon::current_num_threads());
+        if count >= FEWEST_QUERIES_OF_A_PRODUCT || shares.len() == 1 {
+            let found = ConcurrentIndex::search(&self.inner, queries, fetch)
+                .map_err(|cause| EngineError::internal("index search", cause))?;
+            let position = |label: &Idx| label.get().map_or(usize::MAX, |position| position as usize);
+            let found: Vec<_> = found.labels.iter().map(position).zip(found.distances).collect();
+            return Ok(found.chunks(fetch).map(<[_]>::to_vec).collect());
+        }
+        // FAISS compares a query with all vectors on one thread.
+        let each = |query: &[f32]| {
+            let found: Result<Vec<Vec<(usize, f32)>>, EngineError> =
+                shares.par_iter().map(|share| best_among(&self.inner, share.clone(), query, fetch)).collect();
+            let mut found = found?.concat();
+            // The best of all are among the best of the shares, and what a share left out is no better than the worst of them.
+            if found.len() > fetch {
+                found.select_nth_unstable_by(fetch, |(_, a), (_, b)| b.total_cmp(a));
+                found.truncate(fetch);
+            }
+            Ok(found)
+        };
+        queries.chunks(self.dimension).map(each).collect()
     }
 
     /// The inner product of one query with each named vector, in the order of `ids`.
@@ -169,8 +201,7 @@ impl FaissIndex {
     fn settle(
         &self,
         query: &[f32],
-        labels: &[Idx],
-        scores: &[f32],
+        candidates: &[(usize, f32)],
         k: usize,
         among: Option<&Among>,
     ) -> Vec<Hit> {
@@ -179,33 +210,23 @@ impl FaissIndex {
             Some(among) => best(self.hits_among(query, among), k),
         };
         let norms = norm(query) * self.norm_bound;
-        if norms > SAFE_NORM_PRODUCT || scores.iter().any(|score| !score.is_finite()) {
+        let strange = |(position, score): &(usize, f32)| *position >= self.ids.len() || !score.is_finite();
+        if norms > SAFE_NORM_PRODUCT || candidates.iter().any(strange) {
             return plainly();
         }
         let data = self.data();
-        let mut hits = Vec::with_capacity(labels.len());
-        for label in labels {
-            match label.get() {
-                Some(position) if (position as usize) < self.ids.len() => {
-                    let position = position as usize;
-                    if among.is_none_or(|among| among.contains(position)) {
-                        hits.push(Hit {
-                            id: self.ids[position],
-                            score: dot(query, self.row(data, position)),
-                        });
-                    }
-                }
-                _ => return plainly(),
-            }
-        }
+        let chosen = candidates.iter().map(|(position, _)| *position);
+        let chosen = chosen.filter(|position| among.is_none_or(|among| among.contains(*position)));
+        let hit = |position| Hit { id: self.ids[position], score: dot(query, self.row(data, position)) };
+        let mut hits: Vec<Hit> = chosen.map(hit).collect();
         if hits.len() < k {
             return plainly();
         }
         hits.sort_unstable_by(compare);
-        if labels.len() < self.ids.len() {
+        if candidates.len() < self.ids.len() {
             // A vector that FAISS left out scores at most its worst candidate there, hence at most that plus the
             // two rounding errors here.
-            let worst = scores.iter().copied().fold(f32::INFINITY, f32::min);
+            let worst = candidates.iter().map(|(_, score)| *score).fold(f32::INFINITY, f32::min);
             let best_left_out = f64::from(worst) + self.rounding_bound(norms);
             if best_left_out >= f64::from(hits[k - 1].score) {
                 return plainly();
@@ -340,6 +361,13 @@ impl VectorIndex for FaissIndex {
     fn search(&mut self, queries: &[f32], k: usize) -> Result<Vec<Vec<Hit>>, EngineError> {
         self.top(queries, k)
     }
+}
+
+/// How so many vectors are shared out to threads: in even shares, one where there are few.
+fn shares(vectors: usize, dimension: usize, threads: usize) -> Vec<Range<usize>> {
+    let most = (vectors * dimension / FEWEST_VALUES_OF_A_SHARE).max(1);
+    let count = if threads == 1 { 1 } else { most.min(threads * SHARES_PER_THREAD) };
+    (0..count).map(|share| share * vectors / count..(share + 1) * vectors / count).collect()
 }
 
 /// Drops what is at the given positions.

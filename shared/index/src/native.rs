@@ -4,12 +4,15 @@
 
 use std::ffi::CStr;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Once;
 
 use faiss::index::autotune::ParameterSpace;
+use faiss::index::flat::FlatIndex;
 use faiss::index::io::{read_index, write_index};
-use faiss::index::{IndexImpl, index_factory};
+use faiss::index::{Idx, IndexImpl, NativeIndex, index_factory};
+use faiss::selector::IdSelector;
 use faiss::{Index, MetricType};
 use thicket_engine::EngineError;
 
@@ -17,7 +20,7 @@ use crate::IndexKind;
 
 /// Queries from which on FAISS compares them with all vectors in one matrix product. Its own limit is 20, below which it
 /// reads every vector once for each query.
-const FEWEST_QUERIES_OF_A_PRODUCT: i32 = 4;
+pub(crate) const FEWEST_QUERIES_OF_A_PRODUCT: usize = 4;
 
 /// Settles, once for the process, from how many queries on flat indexes multiply matrices.
 pub(crate) fn compare_by_products() {
@@ -25,8 +28,47 @@ pub(crate) fn compare_by_products() {
     // SAFETY: sets a number that FAISS reads when a search begins. None has begun: the first flat index calls this while it
     // is made, and an approximate one stands beside a flat one.
     ONCE.call_once(|| unsafe {
-        faiss_sys::faiss_set_distance_compute_blas_threshold(FEWEST_QUERIES_OF_A_PRODUCT);
+        faiss_sys::faiss_set_distance_compute_blas_threshold(FEWEST_QUERIES_OF_A_PRODUCT as i32);
     });
+}
+
+/// The `k` best for one query among the vectors at some positions of a flat index: as many, or all of them, with FAISS's scores, in no
+/// order that matters. A place that FAISS leaves empty has the position `usize::MAX`. On the calling thread alone.
+pub(crate) fn best_among(
+    index: &FlatIndex,
+    positions: Range<usize>,
+    query: &[f32],
+    k: usize,
+) -> Result<Vec<(usize, f32)>, EngineError> {
+    assert_eq!(query.len(), index.d() as usize, "values of a query");
+    let k = k.min(positions.len());
+    let mut scores = vec![0f32; k];
+    let mut labels = vec![-1i64; k];
+    let selector = IdSelector::range(Idx::new(positions.start as u64), Idx::new(positions.end as u64))
+        .map_err(|cause| EngineError::internal("index search", cause))?;
+    let mut parameters = std::ptr::null_mut();
+    // SAFETY: the parameters point to the selector, which outlives them, and are freed once. The query is as long as the index's vectors
+    // and both results have room for `k` values. FAISS's search of a flat index is const, and a change takes `&mut`.
+    let code = unsafe {
+        let mut code = faiss_sys::faiss_SearchParameters_new(&raw mut parameters, selector.inner_ptr());
+        if code == 0 {
+            code = faiss_sys::faiss_Index_search_with_params(
+                index.inner_ptr(),
+                1,
+                query.as_ptr(),
+                k as i64,
+                parameters,
+                scores.as_mut_ptr(),
+                labels.as_mut_ptr(),
+            );
+            faiss_sys::faiss_SearchParameters_free(parameters);
+        }
+        code
+    };
+    if code != 0 {
+        return Err(EngineError::internal("index search", last_error()));
+    }
+    Ok(labels.into_iter().map(|label| usize::try_from(label).unwrap_or(usize::MAX)).zip(scores).collect())
 }
 
 /// An IVF or HNSW index of FAISS, which names vectors by the order in which they were added.

@@ -46,6 +46,24 @@ proptest! {
     }
 
     #[test]
+    fn a_search_that_threads_share_equals_the_sorted_list(
+        seed in 0usize..1000,
+        queries in rows(1..5, 300),
+        k in 1usize..400,
+        coarse: bool,
+    ) {
+        // More values than one thread compares a query with, and equal scores across the shares.
+        let value = |place: usize| (place * 7919 + seed) * 31 % 1013;
+        let value = |place: usize| if coarse { (value(place) % 3) as f32 - 1.0 } else { value(place) as f32 / 1013.0 - 0.5 };
+        let row = |number: usize| (0..300).map(|column| value(number % 2500 * 300 + column)).collect();
+        let items: Vec<(u64, Vec<f32>)> = (0..3000).map(|number| ((number * 17 % 3001) as u64, row(number))).collect();
+        let index = filled(&items, 300);
+        for (query, hits) in queries.iter().zip(index.top(&queries.concat(), k).unwrap()) {
+            prop_assert_eq!(hits, plain(&items, query, k));
+        }
+    }
+
+    #[test]
     fn the_index_follows_additions_and_removals(steps in prop::collection::vec((0u64..40, any::<bool>(), rows(1..2, 3)), 1..80)) {
         let mut index = FaissIndex::new(3).unwrap();
         let mut held: Vec<(u64, Vec<f32>)> = Vec::new();
