@@ -266,10 +266,8 @@ impl FewRows<'_> {
     /// How many panels they are best multiplied by at a time.
     pub(crate) fn group(&self) -> usize {
         match (&self.factors, self.rows) {
-            #[cfg(target_arch = "x86_64")]
-            (Factors::Tiles { .. } | Factors::CompactTiles { .. }, _) => 1,
-            (_, 1) => 4,
-            (_, 2..=6) => 2,
+            (Factors::Vectors { .. }, 1) => 4,
+            (Factors::Vectors { .. }, 2..=6) => 2,
             _ => 1,
         }
     }
@@ -288,7 +286,7 @@ impl FewRows<'_> {
                 amx::multiply(&mut &weight[values], x, self.rows, sums.as_flattened_mut());
             }
             #[cfg(target_arch = "x86_64")]
-            Factors::CompactVectors { weight, x } => weight.multiply(group, x, self.rows, sums),
+            Factors::CompactVectors { weight, x } => weight.multiply(group.start, x, self.rows, sums),
             #[cfg(target_arch = "x86_64")]
             Factors::CompactTiles { weight, x } => {
                 let mut panel = Unpacking::new(weight, group.start);

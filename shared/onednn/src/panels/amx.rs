@@ -73,7 +73,7 @@ fn permitted() -> bool {
 }
 
 /// Rows in the order in which they are multiplied: `[inputs / 32][rows][32]`, filled up with zeros.
-pub(crate) fn packed(x: &[bf16], rows: usize) -> Vec<bf16> {
+pub(super) fn packed(x: &[bf16], rows: usize) -> Vec<bf16> {
     let input = x.len() / rows;
     let steps = input.div_ceil(DEPTH);
     let mut packed = vec![bf16::ZERO; steps * rows * DEPTH];
@@ -129,7 +129,7 @@ impl Drop for Tiles {
 }
 
 /// Where the values of a panel come from.
-pub(crate) trait Source {
+pub(super) trait Source {
     /// Where a step lies in memory, and its bytes. What lies behind the last one need not be there.
     fn place(&self, step: usize) -> (*const u8, usize);
 
@@ -154,7 +154,7 @@ impl Source for &[bf16] {
 ///
 /// # Panics
 /// Without AMX, for slices of another length, and for a panel of fewer inputs than the rows have.
-pub(crate) fn multiply(panel: &mut impl Source, x: &[bf16], rows: usize, sums: &mut [f32]) {
+pub(super) fn multiply(panel: &mut impl Source, x: &[bf16], rows: usize, sums: &mut [f32]) {
     assert!(available() && (1..=MOST_ROWS).contains(&rows));
     let all = x.len() / (rows * DEPTH);
     assert!(x.len() == all * rows * DEPTH && sums.len() == rows * WIDTH);

@@ -155,55 +155,37 @@ impl Compact {
         self.groups.bytes().as_ptr().wrapping_add(panel * self.panels.pairs * GROUP_BYTES + step * STEP_BYTES)
     }
 
-    /// The product of up to [`MOST_IN_VECTORS`] rows of pairs of inputs with some panels, as `[rows][panels][4]` in vectors, overwritten.
+    /// The product of up to [`MOST_IN_VECTORS`] rows of pairs of inputs with a panel, as `[rows][4]` in vectors, overwritten.
     ///
     /// # Panics
     /// For more rows.
-    pub(crate) fn multiply(&self, panels: Range<usize>, x: &[[bf16; 2]], rows: usize, sums: &mut [Sums]) {
-        let count = panels.len();
-        match (rows, count) {
-            (1, 4) => return self.multiply_rows::<1, 4>(panels.start, x, sums),
-            (2, 2) => return self.multiply_rows::<2, 2>(panels.start, x, sums),
-            (3, 2) => return self.multiply_rows::<3, 2>(panels.start, x, sums),
-            _ => {}
-        }
-        // What is left of the panels.
-        let mut own = vec![[0.0; LANES]; rows * VECTORS];
-        for (place, panel) in panels.enumerate() {
-            match rows {
-                1 => self.multiply_rows::<1, 1>(panel, x, &mut own),
-                2 => self.multiply_rows::<2, 1>(panel, x, &mut own),
-                3 => self.multiply_rows::<3, 1>(panel, x, &mut own),
-                _ => panic!("{rows} rows in vectors"),
-            }
-            for (sums, own) in sums.chunks_exact_mut(count * VECTORS).zip(own.chunks_exact(VECTORS)) {
-                sums[place * VECTORS..][..VECTORS].copy_from_slice(own);
-            }
+    pub(crate) fn multiply(&self, panel: usize, x: &[[bf16; 2]], rows: usize, sums: &mut [Sums]) {
+        match rows {
+            1 => self.multiply_rows::<1, 4>(panel, x, sums),
+            2 => self.multiply_rows::<2, 2>(panel, x, sums),
+            3 => self.multiply_rows::<3, 2>(panel, x, sums),
+            _ => panic!("{rows} rows in vectors"),
         }
     }
 
-    /// The products of `ROWS` rows and `PANELS` panels, from the first one on, as `[ROWS][PANELS][4]` in vectors, overwritten.
-    fn multiply_rows<const ROWS: usize, const PANELS: usize>(
+    /// The same of `ROWS` rows, the panel being read at `STREAMS` places side by side.
+    fn multiply_rows<const ROWS: usize, const STREAMS: usize>(
         &self,
-        first: usize,
+        panel: usize,
         x: &[[bf16; 2]],
         sums: &mut [Sums],
     ) {
         let pairs = self.panels.pairs;
         assert_eq!(x.len(), ROWS * pairs);
         let x: [_; ROWS] = std::array::from_fn(|row| &x[row * pairs..][..pairs]);
-        let panels = std::array::from_fn(|panel| self.panel(first + panel));
         // SAFETY: a processor with tiles has the vectors too.
-        unsafe { avx512::multiply::<ROWS, PANELS>(panels, self.exponents, x, sums) };
-        for panel in 0..PANELS {
-            for other in self.others_of(first + panel) {
-                let place = other.place as usize;
-                for (row, x) in x.iter().enumerate() {
-                    let x = x[place / GROUP][place % 2].to_f32();
-                    let sum =
-                        &mut sums.as_flattened_mut()[(row * PANELS + panel) * WIDTH + place % GROUP / 2];
-                    *sum = x.mul_add(other.value.to_f32(), *sum);
-                }
+        unsafe { avx512::multiply::<ROWS, STREAMS>(self.panel(panel), self.exponents, x, sums) };
+        let sums = sums.as_flattened_mut();
+        for other in self.others_of(panel) {
+            let place = other.place as usize;
+            for (x, sums) in x.iter().zip(sums.chunks_exact_mut(WIDTH)) {
+                let sum = &mut sums[place % GROUP / 2];
+                *sum = x[place / GROUP][place % 2].to_f32().mul_add(other.value.to_f32(), *sum);
             }
         }
     }

@@ -1,8 +1,8 @@
 use std::{
     arch::x86_64::{
-        __m512bh, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm512_and_si512, _mm512_broadcast_i32x4,
-        _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setzero_ps,
-        _mm512_shuffle_epi8, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512,
+        __m512bh, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm512_add_ps, _mm512_and_si512,
+        _mm512_broadcast_i32x4, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi8, _mm512_set1_epi32,
+        _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512,
         _mm512_ternarylogic_epi64, _mm512_unpackhi_epi8, _mm512_unpacklo_epi8,
     },
     mem::{MaybeUninit, transmute},
@@ -94,49 +94,65 @@ pub(super) unsafe fn unpack<const FIRST: usize, const END: usize>(
     }
 }
 
-/// The products of rows of pairs of inputs and panels, which have a group for each pair, as `[ROWS][PANELS][VECTORS]`, overwritten.
+/// The products of rows of pairs of inputs and a panel, which has a group for each pair, as `[ROWS][VECTORS]`, overwritten.
 ///
-/// Several panels are read side by side: memory gives more to several readings than to one.
+/// The panel is read at `STREAMS` places side by side, of equal shares of the pairs: memory gives more to several readings than to one.
+/// The panel after it is asked for at the end of each.
+///
+/// # Panics
+/// For pairs that do not divide into so many shares, and for slices of other lengths.
 // The numbers are constants: the loops over them are unrolled and the sums stay in registers.
 #[allow(clippy::needless_range_loop)]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn multiply<const ROWS: usize, const PANELS: usize>(
-    panels: [&[u8]; PANELS],
+pub(super) fn multiply<const ROWS: usize, const STREAMS: usize>(
+    panel: &[u8],
     exponents: [u8; NUMBERED],
     x: [&[[bf16; 2]]; ROWS],
     sums: &mut [Sums],
 ) {
     let pairs = x[0].len();
-    assert!(x.iter().all(|row| row.len() == pairs));
-    assert!(panels.iter().all(|panel| panel.len() == pairs * GROUP_BYTES));
-    assert_eq!(sums.len(), ROWS * PANELS * VECTORS);
+    assert!(x.iter().all(|row| row.len() == pairs) && pairs.is_multiple_of(STREAMS));
+    assert_eq!((panel.len(), sums.len()), (pairs * GROUP_BYTES, ROWS * VECTORS));
+    let share = pairs / STREAMS;
     let unpacker = Unpacker::new(exponents);
-    let mut kept = [[[_mm512_setzero_ps(); VECTORS]; PANELS]; ROWS];
-    for pair in 0..pairs {
-        for panel in 0..PANELS {
-            let group = panels[panel].as_ptr().wrapping_add(pair * GROUP_BYTES);
-            for line in (0..GROUP_BYTES).step_by(LINE) {
-                ask_for::<_MM_HINT_T0>(group.wrapping_add(AHEAD + line));
-            }
-            // SAFETY: a panel has as many groups. Not in a closure, which would not be compiled for the same processor.
-            let weights = unsafe { [unpacker.half(group, 0), unpacker.half(group, 1)] };
-            for row in 0..ROWS {
-                // SAFETY: a row has as many pairs, and a pair is as long as an integer.
-                let x = unsafe { x[row].as_ptr().add(pair).cast::<i32>().read_unaligned() };
-                // SAFETY: all bits are values, of the same size.
-                let x = unsafe { transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x)) };
-                for vector in 0..VECTORS {
-                    let sum = &mut kept[row][panel][vector];
-                    // SAFETY: as above.
-                    let weights = unsafe { transmute::<__m512i, __m512bh>(weights[vector / 2][vector % 2]) };
-                    *sum = _mm512_dpbf16_ps(*sum, x, weights);
+    let mut kept = [[[_mm512_setzero_ps(); VECTORS]; STREAMS]; ROWS];
+    // What lies ahead of the last pairs of a share is that share of the next panel.
+    let last = share.saturating_sub(AHEAD / GROUP_BYTES);
+    for (pairs, ahead) in [(0..last, AHEAD), (last..share, AHEAD + panel.len() - share * GROUP_BYTES)] {
+        for pair in pairs {
+            for stream in 0..STREAMS {
+                let pair = stream * share + pair;
+                let group = panel.as_ptr().wrapping_add(pair * GROUP_BYTES);
+                for line in (0..GROUP_BYTES).step_by(LINE) {
+                    ask_for::<_MM_HINT_T0>(group.wrapping_add(ahead + line));
+                }
+                // SAFETY: a panel has as many groups. Not in a closure, which would not be compiled for the same processor.
+                let weights = unsafe { [unpacker.half(group, 0), unpacker.half(group, 1)] };
+                for row in 0..ROWS {
+                    // SAFETY: a row has as many pairs, and a pair is as long as an integer.
+                    let x = unsafe { x[row].as_ptr().add(pair).cast::<i32>().read_unaligned() };
+                    // SAFETY: all bits are values, of the same size.
+                    let x = unsafe { transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x)) };
+                    for vector in 0..VECTORS {
+                        let sum = &mut kept[row][stream][vector];
+                        // SAFETY: as above.
+                        let weights =
+                            unsafe { transmute::<__m512i, __m512bh>(weights[vector / 2][vector % 2]) };
+                        *sum = _mm512_dpbf16_ps(*sum, x, weights);
+                    }
                 }
             }
         }
     }
-    for (sums, kept) in sums.iter_mut().zip(kept.as_flattened().as_flattened()) {
-        // SAFETY: a vector is as long.
-        unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), *kept) };
+    for (row, kept) in kept.iter().enumerate() {
+        for vector in 0..VECTORS {
+            let mut sum = kept[0][vector];
+            for stream in 1..STREAMS {
+                sum = _mm512_add_ps(sum, kept[stream][vector]);
+            }
+            // SAFETY: a vector is as long.
+            unsafe { _mm512_storeu_ps(sums[row * VECTORS + vector].as_mut_ptr(), sum) };
+        }
     }
 }
 
