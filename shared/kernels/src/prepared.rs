@@ -426,6 +426,25 @@ mod tests {
     }
 
     #[test]
+    fn a_map_for_few_rows_whose_values_are_of_all_sizes_is_an_ordinary_one() -> Result<()> {
+        let values: Vec<f32> = (0..150 * 96).map(|place| 2f32.powi(-(place % 40))).collect();
+        let weight = Tensor::from_vec(values, (150, 96), &Device::Cpu)?.to_dtype(DType::BF16)?;
+        let x = Tensor::randn(0f32, 1.0, (2, 96), &Device::Cpu)?.to_dtype(DType::BF16)?;
+        for backend in backends() {
+            let Some(few) = PreparedLinear::for_few_rows(&weight, None, DType::BF16, backend)? else {
+                continue;
+            };
+            assert!(!matches!(few.inner.product, Product::Compact(_)));
+            let many =
+                PreparedLinear::new(&weight, None, DType::BF16, backend)?.expect("as the one for few rows");
+            let product =
+                |map: &PreparedLinear| map.forward(&x, Activation::None, None)?.to_dtype(DType::F32);
+            assert_close(&product(&few)?, &product(&many)?, 0.0)?;
+        }
+        Ok(())
+    }
+
+    #[test]
     fn a_residual_of_another_shape_is_refused() -> Result<()> {
         let weight = Tensor::zeros((5, 4), DType::F32, &Device::Cpu)?;
         let map = PreparedLinear::new(&weight, None, DType::F32, Backend::Plain)?.unwrap();
