@@ -163,11 +163,15 @@ impl Block {
         // The stream stays f32 between blocks: rounding it each time would cost a half-precision model most.
         let x = self.out_proj.forward_into(mixed, Fused::None, Some(x))?;
         let normal = self.ln_2.forward(&x)?;
-        let hidden = match self.activation {
-            Activation::QuickGelu => self.c_fc.forward_into(&normal, Fused::QuickGelu, None)?,
-            Activation::Gelu => self.c_fc.forward(&normal)?.gelu_erf()?,
-        };
-        self.c_proj.forward_into(&hidden, Fused::None, Some(&x))
+        match self.activation {
+            Activation::QuickGelu => {
+                self.c_fc.forward_through(&normal, Fused::QuickGelu, &self.c_proj, Some(&x))
+            }
+            Activation::Gelu => {
+                let hidden = self.c_fc.forward(&normal)?.gelu_erf()?;
+                self.c_proj.forward_into(&hidden, Fused::None, Some(&x))
+            }
+        }
     }
 }
 

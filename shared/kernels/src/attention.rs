@@ -20,7 +20,7 @@ use crate::flash;
 use crate::{
     elementwise::{softmax, softmax_row},
     few_queries::FewQueries,
-    memory::is_cpu_f32,
+    memory::{is_cpu_f32, zeros},
     narrow::{self, NarrowAttention},
     prepared::Backend,
 };
@@ -281,12 +281,13 @@ impl<'a, T: WithDType> Heads<'a, T> {
 
 /// Values `[batch, rows, heads, d]`, written by `write` head by head, or as many heads at a time as `together` says: it is given
 /// the number of a piece, `batch * pieces + piece`, and the piece `[rows, together, d]`.
-pub(crate) fn by_heads<T: WithDType>(
+pub(crate) fn by_heads<T: WithDType + Default>(
     [batch, rows, heads, dim]: [usize; 4],
     together: usize,
     write: impl Fn(usize, ArrayViewMut3<'_, T>) -> Result<()> + Sync,
 ) -> Result<Vec<T>> {
-    let mut output = Array4::from_elem((batch, rows, heads, dim), T::zero());
+    let zeros = zeros(batch * rows * heads * dim);
+    let mut output = Array4::from_shape_vec((batch, rows, heads, dim), zeros).map_err(Error::wrap)?;
     if !output.is_empty() {
         let pieces: Vec<_> = output.exact_chunks_mut((1, rows, together, dim)).into_iter().collect();
         let pieces = pieces.into_par_iter().enumerate();

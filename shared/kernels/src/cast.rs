@@ -1,13 +1,12 @@
 //! Conversions between f32 and bf16 on the CPU, in parallel; candle's run on one thread.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor};
 use half::bf16;
-use rayon::prelude::*;
 pub(crate) use thicket_onednn::rounded;
 
-use crate::memory::in_order;
-
-const CHUNK: usize = 16 * 1024;
+use crate::memory::{in_order, made};
 
 /// The tensor in another type. Between f32 and bf16 on the CPU it is for inference and has no gradient.
 ///
@@ -44,13 +43,12 @@ pub(crate) fn converted<A: Copy + Sync, B: Copy + Default + Send>(
     values: &[A],
     convert: impl Fn(A) -> B + Sync,
 ) -> Vec<B> {
-    let mut output = vec![B::default(); values.len()];
-    output.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(output, values)| {
-        for (target, &value) in output.iter_mut().zip(values) {
+    let convert_piece = |(): &mut (), places: Range<usize>, output: &mut [B]| {
+        for (target, &value) in output.iter_mut().zip(&values[places]) {
             *target = convert(value);
         }
-    });
-    output
+    };
+    made(values.len(), || (), convert_piece)
 }
 
 /// The same value in f32.

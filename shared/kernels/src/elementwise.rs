@@ -1,9 +1,11 @@
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 pub use thicket_cuda::Activation;
 
 use crate::cast::{rounded, widened};
-use crate::memory::{contiguous, in_order, is_cpu_f32, rows_per_task, with_values};
+use crate::memory::{contiguous, in_order, is_cpu_f32, made, rows_per_task, with_values};
 use crate::reduction::{largest, sum_of};
 
 const CHUNK: usize = 16 * 1024;
@@ -82,15 +84,13 @@ impl Gated {
         wide: impl Fn(T) -> f32 + Sync,
         stored: impl Fn(f32) -> T + Sync,
     ) -> Vec<T> {
-        let mut output = vec![T::default(); gate.len()];
-        let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
-        output.par_chunks_mut(CHUNK).zip(inputs).for_each(|(output, (gate, up))| {
-            for (y, (&gate, &up)) in output.iter_mut().zip(gate.iter().zip(up)) {
+        let make = |(): &mut (), places: Range<usize>, output: &mut [T]| {
+            for (y, (&gate, &up)) in output.iter_mut().zip(gate[places.clone()].iter().zip(&up[places])) {
                 let gate = wide(gate);
                 *y = stored(gate / (1.0 + exp(-gate)) * wide(up));
             }
-        });
-        output
+        };
+        made(gate.len(), || (), make)
     }
 }
 
@@ -147,13 +147,12 @@ impl CustomOp1 for QuickGelu {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let input = contiguous(storage, layout)?;
-        let mut output = vec![0f32; input.len()];
-        output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK)).for_each(|(output, input)| {
-            for (y, &x) in output.iter_mut().zip(input) {
+        let make = |(): &mut (), places: Range<usize>, output: &mut [f32]| {
+            for (y, &x) in output.iter_mut().zip(&input[places]) {
                 *y = x / (1.0 + exp(-QUICK_GELU_SLOPE * x));
             }
-        });
-        Ok((CpuStorage::F32(output), layout.shape().clone()))
+        };
+        Ok((CpuStorage::F32(made(input.len(), || (), make)), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {

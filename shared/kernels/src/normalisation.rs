@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use thicket_cuda::Scale;
@@ -5,7 +7,7 @@ use thicket_cuda::Scale;
 use crate::{
     cast::rounded,
     linear::sum_rows,
-    memory::{contiguous, is_cpu_f32, rows_per_task, with_values},
+    memory::{contiguous, is_cpu_f32, made, rows_per_task, with_values},
     reduction::sum_of,
 };
 
@@ -106,15 +108,23 @@ fn stored<T: Copy + Default + Send>(
     of_row: impl Fn(&[f32]) -> (f32, f32) + Sync,
 ) -> Vec<T> {
     let width = weight.len();
-    let mut output = vec![T::default(); x.len()];
-    let chunk = width * rows_per_task(width);
-    output.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(output, x)| {
-        for (output, x) in output.chunks_mut(width).zip(x.chunks(width)) {
-            let (mean, scale) = of_row(x);
-            let values = output.iter_mut().zip(x).zip(weight);
+    // A row's mean and scale are found with its first values, and kept for the others.
+    let make = |known: &mut Option<(usize, f32, f32)>, places: Range<usize>, output: &mut [T]| {
+        let mut place = places.start;
+        while place < places.end {
+            let (row, column) = (place / width, place % width);
+            let columns = column..width.min(column + places.end - place);
+            let values = &x[row * width..(row + 1) * width];
+            let (mean, scale) = match *known {
+                Some((known, mean, scale)) if known == row => (mean, scale),
+                _ => of_row(values),
+            };
+            *known = Some((row, mean, scale));
+            let output = &mut output[place - places.start..][..columns.len()];
+            let values = output.iter_mut().zip(&values[columns.clone()]).zip(&weight[columns.clone()]);
             match bias {
                 Some(bias) => {
-                    for (((y, x), weight), bias) in values.zip(bias) {
+                    for (((y, x), weight), bias) in values.zip(&bias[columns.clone()]) {
                         *y = stored((x - mean) * scale * weight + bias);
                     }
                 }
@@ -124,9 +134,10 @@ fn stored<T: Copy + Default + Send>(
                     }
                 }
             }
+            place += columns.len();
         }
-    });
-    output
+    };
+    made(x.len(), || None, make)
 }
 
 struct LayerNorm {

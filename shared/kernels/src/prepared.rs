@@ -4,12 +4,12 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Device, Error, Layout, Result, Shape, Storage, Tensor,
 };
 use half::bf16;
-use thicket_onednn::{CompactLinear, Library, PackedLinear};
+use thicket_onednn::{Keep, Library, PackedLinear, TiledLinear, Value};
 
 use crate::{
     cast::{converted, rounded, widened},
     elementwise::{Activation, quick_gelu},
-    memory::{contiguous, in_order},
+    memory::{contiguous, in_order, zeros},
     packed::{Finish, PackedMatrix},
 };
 
@@ -44,13 +44,61 @@ enum Product {
         bias: Option<Vec<f32>>,
     },
     OneDnn(PackedLinear<f32>),
-    OneDnnBf16(PackedLinear<bf16>),
-    Compact(CompactLinear),
+    Narrow(Narrow),
     /// On a GPU: the weight as it is, the bias in f32.
     Gpu {
         weight: Tensor,
         bias: Option<Tensor>,
     },
+}
+
+/// A map in bf16: in tiles where the processor has them, else as oneDNN packs it.
+#[derive(Debug)]
+enum Narrow {
+    Tiled(TiledLinear),
+    Packed(PackedLinear<bf16>),
+}
+
+impl Narrow {
+    fn new(
+        library: &'static Library,
+        weight: &[bf16],
+        bias: Option<&[f32]>,
+        (output, input): (usize, usize),
+        keep: Keep,
+    ) -> std::result::Result<Self, thicket_onednn::Error> {
+        Ok(match TiledLinear::new(weight, bias, output, input, keep)? {
+            Some(map) => Self::Tiled(map),
+            None => Self::Packed(PackedLinear::new(library, weight, bias, output, input)?),
+        })
+    }
+
+    fn can_read_rows(&self) -> bool {
+        match self {
+            Self::Tiled(_) => true,
+            Self::Packed(map) => map.can_read_rows(),
+        }
+    }
+
+    fn row(&self, row: usize) -> Option<Vec<bf16>> {
+        match self {
+            Self::Tiled(map) => map.row(row),
+            Self::Packed(map) => map.row(row).map(Iterator::collect),
+        }
+    }
+
+    fn forward<R: Value>(
+        &self,
+        x: &[bf16],
+        activation: thicket_onednn::Activation,
+        residual: Option<&[R]>,
+    ) -> Result<Vec<R>> {
+        match self {
+            Self::Tiled(map) => map.forward(x, activation, residual),
+            Self::Packed(map) => map.forward(x, activation, residual),
+        }
+        .map_err(Error::wrap)
+    }
 }
 
 impl PreparedLinear {
@@ -67,6 +115,30 @@ impl PreparedLinear {
         bias: Option<&Tensor>,
         compute: DType,
         backend: Backend,
+    ) -> Result<Option<Self>> {
+        Self::made(weight, bias, compute, backend, Keep::Whole)
+    }
+
+    /// As [`Self::new`] for a map that is read for a row or a few at a time more than for many: in bf16 in tiles its weight is kept in
+    /// three quarters of its bytes, without loss, where that can be, see [`Keep::Compact`].
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn for_few_rows(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        compute: DType,
+        backend: Backend,
+    ) -> Result<Option<Self>> {
+        Self::made(weight, bias, compute, backend, Keep::Compact)
+    }
+
+    fn made(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        compute: DType,
+        backend: Backend,
+        keep: Keep,
     ) -> Result<Option<Self>> {
         let (output, input) = weight.dims2()?;
         if let Some(bias) = bias.filter(|bias| bias.dims() != [output]) {
@@ -90,8 +162,8 @@ impl PreparedLinear {
             }
             (DType::F32, _) => Product::Panels { weight: PackedMatrix::new(weight)?, bias },
             (DType::BF16, Backend::OneDnn(library)) => {
-                Product::OneDnnBf16(with_slice(&weight.to_dtype(DType::BF16)?, |weight| {
-                    PackedLinear::new(library, weight, bias.as_deref(), output, input).map_err(Error::wrap)
+                Product::Narrow(with_slice(&weight.to_dtype(DType::BF16)?, |weight| {
+                    Narrow::new(library, weight, bias.as_deref(), (output, input), keep).map_err(Error::wrap)
                 })?)
             }
             _ => return Ok(None),
@@ -99,33 +171,8 @@ impl PreparedLinear {
         Ok(Some(Self { inner: Arc::new(Inner { product, output, input }) }))
     }
 
-    /// As [`Self::new`] for a map that is read for a row or a few at a time more than for many: for bf16 through oneDNN its weight is
-    /// kept in three quarters of its bytes, without loss, where [`CompactLinear`] can.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn for_few_rows(
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        compute: DType,
-        backend: Backend,
-    ) -> Result<Option<Self>> {
-        let (output, input) = weight.dims2()?;
-        if let (true, DType::BF16, Backend::OneDnn(_)) = (weight.device().is_cpu(), compute, backend) {
-            let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
-            let compact = with_slice(&weight.to_dtype(DType::BF16)?, |weight| {
-                CompactLinear::new(weight, bias.as_deref(), output, input).map_err(Error::wrap)
-            })?;
-            if let Some(map) = compact {
-                let product = Product::Compact(map);
-                return Ok(Some(Self { inner: Arc::new(Inner { product, output, input }) }));
-            }
-        }
-        Self::new(weight, bias, compute, backend)
-    }
-
-    /// As [`Self::for_few_rows`] for a table whose rows are read too ([`Self::rows`]): compact or as oneDNN packs it for bf16, where
-    /// that order is known, and otherwise in panels, in the type that it has, which multiply inputs in f32 or bf16, in f32.
+    /// As [`Self::for_few_rows`] for a table whose rows are read too ([`Self::rows`]): for bf16 in tiles or as oneDNN packs it, where that
+    /// order is known, and otherwise in panels, in the type that it has, which multiply inputs in f32 or bf16, in f32.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -135,11 +182,7 @@ impl PreparedLinear {
         }
         if let (DType::BF16, Backend::OneDnn(_)) = (compute, backend)
             && let Some(map) = Self::for_few_rows(weight, None, compute, backend)?
-            && match &map.inner.product {
-                Product::Compact(_) => true,
-                Product::OneDnnBf16(product) => product.can_read_rows(),
-                _ => false,
-            }
+            && matches!(&map.inner.product, Product::Narrow(product) if product.can_read_rows())
         {
             return Ok(Some(map));
         }
@@ -159,17 +202,17 @@ impl PreparedLinear {
     /// # Errors
     /// A row that the weight does not have, or a weight that oneDNN holds in an order of its own.
     pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
-        let read: &dyn Fn(usize) -> Option<Vec<bf16>> = match &self.inner.product {
+        let map = match &self.inner.product {
             Product::Panels { weight, .. } => return weight.rows(rows),
-            Product::OneDnnBf16(map) if map.can_read_rows() => &|row| Some(map.row(row)?.collect()),
-            Product::Compact(map) => &|row| map.row(row),
+            Product::Narrow(map) if map.can_read_rows() => map,
             _ => return Err(Error::Msg("rows of a weight that oneDNN holds".to_string())),
         };
         let (output, input) = self.sizes();
         let mut values = Vec::with_capacity(rows.len() * input);
         for &row in rows {
-            let row =
-                read(row as usize).ok_or_else(|| Error::Msg(format!("row {row} of a weight of {output}")))?;
+            let row = map
+                .row(row as usize)
+                .ok_or_else(|| Error::Msg(format!("row {row} of a weight of {output}")))?;
             values.extend(row.into_iter().map(widened));
         }
         Tensor::from_vec(values, (rows.len(), input), &Device::Cpu)
@@ -183,30 +226,60 @@ impl PreparedLinear {
     /// # Errors
     /// Shapes, types or devices that do not fit.
     pub fn forward(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+        self.check(x, self.inner.output, residual)?;
+        if let Product::Gpu { weight, bias } = &self.inner.product {
+            return on_gpu(x, weight, bias.as_ref(), activation, residual);
+        }
+        applied(&Fused { map: &self.inner, activation }, x, residual)
+    }
+
+    /// `next(activation(x W^T + b)) + residual` as two times [`Self::forward`], with no activation of the next map. In tiles what is between
+    /// the two never becomes a tensor, and many rows take less time.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_through(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        next: &Self,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let (Product::Narrow(Narrow::Tiled(first)), Product::Narrow(Narrow::Tiled(next))) =
+            (&self.inner.product, &next.inner.product)
+        else {
+            return next.forward(&self.forward(x, activation, None)?, Activation::None, residual);
+        };
+        self.check(x, next.sizes().0, residual)?;
+        applied(&Through { first, activation, next }, x, residual)
+    }
+
+    /// Whether the map can be applied to `x`, and the residual is of so many outputs.
+    fn check(&self, x: &Tensor, outputs: usize, residual: Option<&Tensor>) -> Result<()> {
         let (output, input) = self.sizes();
         let dims = x.dims();
         let fits = |residual: &Tensor| {
-            residual.dims().split_last() == dims.split_last().map(|(_, rows)| (&output, rows))
+            residual.dims().split_last() == dims.split_last().map(|(_, rows)| (&outputs, rows))
         };
         let there = match &self.inner.product {
             Product::Gpu { weight, .. } => x.device().same_device(weight.device()),
             _ => x.device().is_cpu(),
         };
-        if !there || dims.last() != Some(&input) || !residual.is_none_or(fits) {
-            return Err(Error::Msg(format!(
-                "linear map of x {dims:?} by a prepared weight [{output}, {input}] and residual {:?}",
-                residual.map(Tensor::dims)
-            )));
+        if there && dims.last() == Some(&input) && residual.is_none_or(fits) {
+            return Ok(());
         }
-        if let Product::Gpu { weight, bias } = &self.inner.product {
-            return on_gpu(x, weight, bias.as_ref(), activation, residual);
-        }
-        let fused = Fused { map: &self.inner, activation };
-        let x = x.contiguous()?;
-        match residual {
-            None => x.apply_op1_no_bwd(&fused),
-            Some(residual) => x.apply_op2_no_bwd(&residual.contiguous()?, &fused),
-        }
+        Err(Error::Msg(format!(
+            "linear map of x {dims:?} by a prepared weight [{output}, {input}] and residual {:?}",
+            residual.map(Tensor::dims)
+        )))
+    }
+}
+
+fn applied<M: CustomOp1 + CustomOp2>(map: &M, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    match residual {
+        None => x.apply_op1_no_bwd(map),
+        Some(residual) => x.apply_op2_no_bwd(&residual.contiguous()?, map),
     }
 }
 
@@ -261,6 +334,15 @@ fn with_slice<T: candle_core::WithDType, R>(
     }
 }
 
+/// `x` with another number of values in a row.
+fn with_last(layout: &Layout, last: usize) -> Shape {
+    let mut shape = layout.dims().to_vec();
+    if let Some(values) = shape.last_mut() {
+        *values = last;
+    }
+    Shape::from(shape)
+}
+
 struct Fused<'a> {
     map: &'a Inner,
     activation: Activation,
@@ -273,7 +355,7 @@ impl Fused<'_> {
         let activation = self.activation;
         let y = match product {
             Product::Panels { weight, bias } => {
-                let mut y = vec![0f32; rows * output];
+                let mut y = zeros(rows * output);
                 let finish = Finish { bias: bias.as_deref(), activation, residual };
                 match x {
                     CpuStorage::BF16(x) => {
@@ -293,28 +375,35 @@ impl Fused<'_> {
                 let x = contiguous(x, layout)?;
                 CpuStorage::F32(map.forward(x, followed(activation), residual).map_err(Error::wrap)?)
             }
-            Product::OneDnnBf16(map) => {
+            Product::Narrow(map) => {
                 let x = in_order(x.as_slice::<bf16>()?, layout)?;
                 let activation = followed(activation);
                 match residual {
-                    Some(_) => CpuStorage::F32(map.forward(x, activation, residual).map_err(Error::wrap)?),
-                    None => CpuStorage::BF16(map.forward(x, activation, None).map_err(Error::wrap)?),
-                }
-            }
-            Product::Compact(map) => {
-                let x = in_order(x.as_slice::<bf16>()?, layout)?;
-                let activation = followed(activation);
-                match residual {
-                    Some(_) => CpuStorage::F32(map.forward(x, activation, residual).map_err(Error::wrap)?),
-                    None => CpuStorage::BF16(map.forward(x, activation, None).map_err(Error::wrap)?),
+                    Some(_) => CpuStorage::F32(map.forward(x, activation, residual)?),
+                    None => CpuStorage::BF16(map.forward(x, activation, None)?),
                 }
             }
         };
-        let mut shape = layout.dims().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = *output;
-        }
-        Ok((y, Shape::from(shape)))
+        Ok((y, with_last(layout, *output)))
+    }
+}
+
+/// Two maps in tiles, one after the other.
+struct Through<'a> {
+    first: &'a TiledLinear,
+    activation: Activation,
+    next: &'a TiledLinear,
+}
+
+impl Through<'_> {
+    fn run(&self, x: &CpuStorage, layout: &Layout, residual: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
+        let x = in_order(x.as_slice::<bf16>()?, layout)?;
+        let (activation, next) = (followed(self.activation), self.next);
+        let y = match residual {
+            Some(_) => self.first.forward_through(x, activation, next, residual).map(CpuStorage::F32),
+            None => self.first.forward_through(x, activation, next, None).map(CpuStorage::BF16),
+        };
+        Ok((y.map_err(Error::wrap)?, with_last(layout, next.sizes().0)))
     }
 }
 
@@ -327,31 +416,38 @@ fn followed(activation: Activation) -> thicket_onednn::Activation {
     }
 }
 
-impl CustomOp1 for Fused<'_> {
-    fn name(&self) -> &'static str {
-        "prepared linear"
-    }
+macro_rules! custom_ops {
+    ($map:ident, $name:literal) => {
+        impl CustomOp1 for $map<'_> {
+            fn name(&self) -> &'static str {
+                $name
+            }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.run(x, layout, None)
-    }
+            fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+                self.run(x, layout, None)
+            }
+        }
+
+        impl CustomOp2 for $map<'_> {
+            fn name(&self) -> &'static str {
+                $name
+            }
+
+            fn cpu_fwd(
+                &self,
+                x: &CpuStorage,
+                x_layout: &Layout,
+                residual: &CpuStorage,
+                residual_layout: &Layout,
+            ) -> Result<(CpuStorage, Shape)> {
+                self.run(x, x_layout, Some(contiguous(residual, residual_layout)?))
+            }
+        }
+    };
 }
 
-impl CustomOp2 for Fused<'_> {
-    fn name(&self) -> &'static str {
-        "prepared linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        residual: &CpuStorage,
-        residual_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.run(x, x_layout, Some(contiguous(residual, residual_layout)?))
-    }
-}
+custom_ops!(Fused, "prepared linear");
+custom_ops!(Through, "two prepared linears");
 
 #[cfg(test)]
 mod tests {
@@ -378,6 +474,35 @@ mod tests {
                     let actual = prepared.forward_into(&x, activation, residual)?;
                     assert_close(&actual, &plain.forward_into(&x, activation, residual)?, 1e-5)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn two_maps_at_once_are_one_after_the_other() -> Result<()> {
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
+        let (x, residual) = (random(&[2, 50, 64])?, random(&[2, 50, 70])?);
+        let (first, first_bias) = ((random(&[96, 64])? * 0.1)?, random(&[96])?);
+        let (next, next_bias) = ((random(&[70, 96])? * 0.1)?, random(&[70])?);
+        for compute in [DType::F32, DType::BF16] {
+            for backend in backends() {
+                let made = |weight, bias| PreparedLinear::new(weight, Some(bias), compute, backend);
+                let (Some(first), Some(next)) = (made(&first, &first_bias)?, made(&next, &next_bias)?) else {
+                    continue;
+                };
+                let x = x.to_dtype(compute)?;
+                for residual in [None, Some(&residual)] {
+                    let hidden = first.forward(&x, Activation::QuickGelu, None)?;
+                    let expected = next.forward(&hidden, Activation::None, residual)?;
+                    let actual = first.forward_through(&x, Activation::QuickGelu, &next, residual)?;
+                    assert_eq!(actual.dtype(), expected.dtype());
+                    let wide = |y: Tensor| y.to_dtype(DType::F32);
+                    assert_close(&wide(actual)?, &wide(expected)?, 0.0)?;
+                }
+                let error =
+                    first.forward_through(&x, Activation::None, &next, Some(&x)).unwrap_err().to_string();
+                assert!(error.contains("residual Some([2, 50, 64])"), "{error}");
             }
         }
         Ok(())
@@ -434,9 +559,13 @@ mod tests {
             let Some(few) = PreparedLinear::for_few_rows(&weight, None, DType::BF16, backend)? else {
                 continue;
             };
-            assert!(!matches!(few.inner.product, Product::Compact(_)));
             let many =
                 PreparedLinear::new(&weight, None, DType::BF16, backend)?.expect("as the one for few rows");
+            let bytes = |map: &PreparedLinear| match &map.inner.product {
+                Product::Narrow(Narrow::Tiled(map)) => map.bytes(),
+                _ => 0,
+            };
+            assert_eq!(bytes(&few), bytes(&many));
             let product =
                 |map: &PreparedLinear| map.forward(&x, Activation::None, None)?.to_dtype(DType::F32);
             assert_close(&product(&few)?, &product(&many)?, 0.0)?;

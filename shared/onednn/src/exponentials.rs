@@ -1,91 +1,116 @@
 use half::bf16;
 
 /// Writes `exp(scale * (score - largest score))` of every score, in bf16, and returns the sum of the exponentials, in f32; their
-/// relative error is below 1e-5 before they are rounded. At least one score and a positive `scale` are expected.
+/// relative error is below 1e-5 before they are rounded. At least one score and a positive `scale` are expected. Weights beyond the scores
+/// become zero.
 ///
 /// `None`, and nothing is written, on a processor without AVX-512 and its instructions for bf16.
+///
+/// # Panics
+/// For fewer weights than scores, or no scores.
 pub fn exponentials(scores: &[f32], scale: f32, weights: &mut [bf16]) -> Option<f32> {
     #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx512f") && std::is_x86_feature_detected!("avx512bf16") {
-        assert_eq!(scores.len(), weights.len());
-        // SAFETY: the processor has both.
-        return Some(unsafe { avx512::exponentials(scores, scale, weights) });
+    if std::is_x86_feature_detected!("avx512f")
+        && std::is_x86_feature_detected!("avx512bw")
+        && std::is_x86_feature_detected!("avx512dq")
+        && std::is_x86_feature_detected!("avx512vl")
+        && std::is_x86_feature_detected!("avx512bf16")
+    {
+        // SAFETY: the processor has them.
+        return Some(unsafe { avx512::exponentials(scores, avx512::largest(scores), scale, weights) });
     }
     None
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::{exponentials as exponentials_in_vectors, power_of_two};
+pub(crate) use avx512::{exponentials as exponentials_in_vectors, largest, power_of_two};
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m256bh, __m512, _mm512_add_ps, _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_mask_mov_ps, _mm512_max_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps,
-        _mm512_scalef_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
+        __m256bh, __m256i, __m512, __mmask16, _mm256_mask_storeu_epi16, _mm256_storeu_si256, _mm512_add_ps,
+        _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_loadu_ps, _mm512_maskz_loadu_ps,
+        _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_ps,
+        _mm512_scalef_ps, _mm512_set1_ps, _mm512_setzero_ps,
     };
 
     use half::bf16;
 
     const LANES: usize = 16;
-    /// `ln(2)^n / n!`, the largest power first.
-    const SERIES: [f32; 6] =
-        [0.001_333_355_8, 0.009_618_129, 0.055_504_11, 0.240_226_5, std::f32::consts::LN_2, 1.0];
+    /// The polynomial of degree 4 that is nearest to `2^x` from 0 to 1, the largest power first: its relative error is 2.6e-6.
+    const POLYNOMIAL: [f32; 5] = [0.013_534_168, 0.052_011_46, 0.241_442_76, 0.693_003_83, 1.000_002_6];
+    /// What is left of a value above the next whole one below, without exceptions.
+    const ABOVE_WHOLE: i32 = 0b1001;
 
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(crate) fn exponentials(scores: &[f32], scale: f32, weights: &mut [bf16]) -> f32 {
+    /// The largest of some scores, of which none that is no number.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(crate) fn largest(scores: &[f32]) -> f32 {
+        let least = _mm512_set1_ps(f32::NEG_INFINITY);
+        let mut top = least;
         let (chunks, rest) = scores.as_chunks::<LANES>();
-        // Filled up with a score that changes no maximum and, left out of the sum, no sum.
-        let mut last = [scores[0]; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        let mut top = load(&last);
         for chunk in chunks {
-            top = _mm512_max_ps(load(chunk), top);
+            // SAFETY: a vector is as long.
+            top = _mm512_max_ps(unsafe { _mm512_loadu_ps(chunk.as_ptr()) }, top);
         }
+        // SAFETY: the masked scores are there.
+        let rest = unsafe { _mm512_mask_loadu_ps(least, there(rest.len()), rest.as_ptr()) };
+        _mm512_reduce_max_ps(_mm512_max_ps(rest, top))
+    }
+
+    /// [`super::exponentials`], given the largest score. Many rows' are found first, so that they do not wait for each other.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    pub(crate) fn exponentials(scores: &[f32], largest: f32, scale: f32, weights: &mut [bf16]) -> f32 {
+        assert!(!scores.is_empty() && scores.len() <= weights.len(), "weights of {} scores", scores.len());
         let factor = scale * std::f32::consts::LOG2_E;
-        let top = _mm512_reduce_max_ps(top);
-        let (factor, offset) = (_mm512_set1_ps(factor), _mm512_set1_ps(-(factor * top)));
+        let (factor, offset) = (_mm512_set1_ps(factor), _mm512_set1_ps(-(factor * largest)));
+        let whole = scores.len() - scores.len() % LANES;
         let mut sum = _mm512_setzero_ps();
-        let (wide, narrow) = weights.as_chunks_mut::<LANES>();
-        for (weights, chunk) in wide.iter_mut().zip(chunks) {
-            let value = power_of_two(_mm512_fmadd_ps(load(chunk), factor, offset));
-            sum = _mm512_add_ps(sum, value);
-            *weights = rounded(value);
+        for first in (0..whole).step_by(LANES) {
+            // SAFETY: there are as many scores, and weights; both types are 16 values of 16 bits.
+            unsafe {
+                let chunk = _mm512_loadu_ps(scores.as_ptr().add(first));
+                let value = power_of_two(_mm512_fmadd_ps(chunk, factor, offset));
+                sum = _mm512_add_ps(sum, value);
+                let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(value));
+                _mm256_storeu_si256(weights.as_mut_ptr().add(first).cast(), narrow);
+            }
         }
-        if !rest.is_empty() {
-            let value = power_of_two(_mm512_fmadd_ps(load(&last), factor, offset));
-            let value = _mm512_mask_mov_ps(_mm512_setzero_ps(), (1 << rest.len()) - 1, value);
-            sum = _mm512_add_ps(sum, value);
-            narrow.copy_from_slice(&rounded(value)[..rest.len()]);
+        for first in (whole..weights.len()).step_by(LANES) {
+            let mask = there(scores.len().saturating_sub(first));
+            // SAFETY: the masked scores and weights are there; both types are 16 values of 16 bits.
+            unsafe {
+                let chunk = _mm512_maskz_loadu_ps(mask, scores.as_ptr().wrapping_add(first));
+                let value = power_of_two(_mm512_fmadd_ps(chunk, factor, offset));
+                let value = _mm512_maskz_mov_ps(mask, value);
+                sum = _mm512_add_ps(sum, value);
+                let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(value));
+                let weight = weights.as_mut_ptr().add(first).cast();
+                _mm256_mask_storeu_epi16(weight, there(weights.len() - first), narrow);
+            }
         }
         _mm512_reduce_add_ps(sum)
     }
 
-    /// `2^x`, with a relative error below 1e-5. An infinite `x` leaves no number of its part, which the last instruction does not
-    /// heed: it gives infinity or zero.
+    /// The first of so many values, of a vector.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    fn there(values: usize) -> __mmask16 {
+        ((1u32 << values.min(LANES)) - 1) as __mmask16
+    }
+
+    /// `2^x`, with a relative error below 1e-5. Of an infinite `x` nothing is left above the whole: it gives infinity or zero.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
     pub(crate) fn power_of_two(x: __m512) -> __m512 {
-        let whole = _mm512_roundscale_ps::<0>(x);
-        let part = _mm512_sub_ps(x, whole);
+        let part = _mm512_reduce_ps::<ABOVE_WHOLE>(x);
         // A loop and no closure: code for a processor is not inlined where it may run on any.
-        let mut series = _mm512_set1_ps(SERIES[0]);
-        for term in &SERIES[1..] {
-            series = _mm512_fmadd_ps(series, part, _mm512_set1_ps(*term));
+        let mut power = _mm512_set1_ps(POLYNOMIAL[0]);
+        for term in &POLYNOMIAL[1..] {
+            power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(*term));
         }
-        _mm512_scalef_ps(series, whole)
-    }
-
-    #[target_feature(enable = "avx512f")]
-    fn load(values: &[f32; LANES]) -> __m512 {
-        // SAFETY: a vector is as long.
-        unsafe { _mm512_loadu_ps(values.as_ptr()) }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn rounded(values: __m512) -> [bf16; LANES] {
-        // SAFETY: both are 16 values of 16 bits, any of which are a bf16.
-        unsafe { std::mem::transmute::<__m256bh, [bf16; LANES]>(_mm512_cvtneps_pbh(values)) }
+        // The instruction takes the whole below itself.
+        _mm512_scalef_ps(power, x)
     }
 }
 

@@ -4,16 +4,17 @@
 //! version of another interface, is told so by [`Missing`] and can multiply by other means. This is the crate with the
 //! foreign calls; what it offers is safe.
 //!
-//! In bf16 the library's packed weight is multiplied without the library where that is faster: few rows, as decoding has them, on
-//! any processor, and any number of them in the tiles of AMX. Attention in bf16 is done in those tiles too, or its exponentials at least
-//! in the processor's own instructions: see [`PackedLinear`], [`TiledAttention`] and [`exponentials`]. A weight that is read for a row or a few
-//! at a time can be kept in fewer bytes, see [`CompactLinear`].
+//! In bf16 the library is left out where that is faster. With AMX a weight is kept in an order of this crate's own, whole or in three
+//! quarters of its bytes, and multiplied in tiles, any number of rows of it: see [`TiledLinear`]. Without AMX few rows, as decoding has them, are
+//! multiplied by the weight that the library packed: see [`PackedLinear`]. Attention in bf16 is done in tiles too, or its
+//! exponentials at least in the processor's own instructions: see [`TiledAttention`] and [`exponentials`].
 //!
 //! oneDNN starts no threads here: a product is cut into blocks, and rayon's threads run one block each.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod api;
 mod attention;
-mod compact;
 mod dense;
 mod desc;
 mod error;
@@ -24,13 +25,15 @@ mod linear;
 mod lines;
 mod panels;
 mod primitive;
+mod product;
 mod target;
+mod tiled;
 mod tiles;
 
 pub use attention::{Head, TiledAttention};
-pub use compact::CompactLinear;
 pub use dense::DenseProduct;
 pub use error::{Error, Missing};
 pub use exponentials::exponentials;
 pub use library::Library;
 pub use linear::{Activation, PackedLinear, Value, rounded};
+pub use tiled::{Keep, TiledLinear};

@@ -9,8 +9,9 @@ use crate::{
     api::{ARG_BIAS, ARG_RESULT, ARG_SOURCE, ARG_WEIGHTS, TYPE_BF16, TYPE_F32},
     desc::{MemoryDesc, Order},
     lines::{Line, Lines},
-    panels::{Finish, PanelProduct, Panels, Stored, Weight},
+    panels::{self, Panels},
     primitive::{Followers, Primitive, Stream},
+    product::{FewRows, Finish},
     target::Target,
     tiles,
 };
@@ -174,7 +175,7 @@ impl PackedLinear<bf16> {
     /// known.
     pub fn row(&self, row: usize) -> Option<impl Iterator<Item = bf16>> {
         let panels = self.panels.filter(|_| row < self.output)?;
-        let panel = self.packed_bf16().chunks_exact(panels.values()).nth(row / panels.width())?;
+        let panel = self.weights.values().chunks_exact(panels.values()).nth(row / panels.width())?;
         Some(panels.row(panel, row % panels.width()).flatten().copied().take(self.input))
     }
 }
@@ -212,7 +213,7 @@ impl<T: Value> PackedLinear<T> {
         map.weights = map.pack(weight, &order)?;
         map.orders.push((output, order));
         map.cut(weight)?;
-        map.panels = T::bf16(weight).and_then(|weight| Panels::of(map.packed_bf16(), weight, input));
+        map.panels = T::bf16(weight).and_then(|weight| Panels::of(map.weights.values(), weight, input));
         Ok(map)
     }
 
@@ -335,13 +336,9 @@ impl<T: Value> PackedLinear<T> {
         let rows = x.len() / input;
         length("x", x.len(), rows * input)?;
         length("residual", residual.map_or(rows * output, <[R]>::len), rows * output)?;
-        if let (Some(panels), Some(x)) = (self.panels, T::bf16(x)) {
-            let weight = Weight { panels, stored: Stored::Plain(self.packed_bf16()) };
+        if let (Some(panels), Some(x), 1..=panels::MOST_ROWS) = (self.panels, T::bf16(x), rows) {
             let finish = Finish { bias: self.bias.as_deref(), activation, residual };
-            let product = PanelProduct { weight, x, input, output, finish };
-            if product.fits() {
-                return Ok(product.computed());
-            }
+            return Ok(panels::Rows::new(panels, self.weights.values(), x, rows).product(output, finish));
         }
         let followers = Followers { activation, sum: residual.is_some() };
         let slice = self.slices.map_or(output, |slices| slices.outputs);
@@ -395,17 +392,6 @@ impl<T: Value> PackedLinear<T> {
         // SAFETY: the tiles are all of the result, and every one was written.
         unsafe { y.set_len(rows * output) };
         Ok(y)
-    }
-
-    /// The packed weight, as values.
-    fn packed_bf16(&self) -> &[bf16] {
-        // SAFETY: lines are plain bytes without gaps, and aligned to more than a value; any bits are one.
-        unsafe {
-            std::slice::from_raw_parts(
-                self.weights.as_ptr().cast(),
-                size_of_val(&*self.weights) / size_of::<bf16>(),
-            )
-        }
     }
 
     /// Multiplies the rows of `x`, as many as the product has, by some outputs of the weight.

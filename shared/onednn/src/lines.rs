@@ -1,5 +1,6 @@
 use std::ops::{Deref, DerefMut};
 
+use half::bf16;
 use memmap2::{MmapMut, MmapOptions};
 
 use crate::Error;
@@ -36,6 +37,18 @@ impl Lines {
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.0
+    }
+
+    pub(crate) fn values(&self) -> &[bf16] {
+        // SAFETY: lines are plain bytes without gaps, and aligned to more than a value; any bits are one.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() / size_of::<bf16>()) }
+    }
+
+    pub(crate) fn values_mut(&mut self) -> &mut [bf16] {
+        // SAFETY: as above.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() / size_of::<bf16>())
+        }
     }
 }
 

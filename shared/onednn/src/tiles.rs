@@ -14,7 +14,7 @@ const TALL_SHARE: usize = 64;
 /// Pieces of a product in blocks that a thread has at the least, where there are so many.
 const PIECES: usize = 8;
 /// Most outputs of one.
-const WIDEST: usize = 256;
+const WIDEST: usize = 512;
 
 /// A block of a result, multiplied by one thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,9 +69,9 @@ pub(crate) fn blocks(
     let pieces_of_rows: Vec<_> = even_pieces(rows, rows.div_ceil(TALLEST)).collect();
     let wanted = (PIECES * threads).div_ceil(pieces_of_rows.len().max(1));
     let slice = (outputs / wanted / panel * panel).clamp(panel, WIDEST);
-    pieces_of_rows
-        .into_iter()
-        .flat_map(|rows| pieces(outputs, slice).map(move |outputs| (rows.clone(), outputs)))
+    // Slice by slice, so that a slice stays in a core's second cache while rows after rows are multiplied by it.
+    pieces(outputs, slice)
+        .flat_map(|outputs| pieces_of_rows.iter().map(move |rows| (rows.clone(), outputs.clone())))
         .collect()
 }
 

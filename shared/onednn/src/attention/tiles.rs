@@ -12,19 +12,17 @@ use half::bf16;
 
 use super::Head;
 use crate::{
-    exponentials::exponentials_in_vectors,
-    panels::{
-        BLOCK,
-        amx::{self, DEPTH, LINE, TILE, Tiles, ask_for},
-    },
+    amx::{self, BLOCK, DEPTH, LINE, TILE, Tiles, ask_for},
+    exponentials::{exponentials_in_vectors, largest},
 };
 
 /// Two values that one step multiplies and adds.
 type Pair = [bf16; 2];
 /// Pairs of a step.
 const PAIRS: usize = DEPTH / 2;
-/// Bytes between two rows of a packed factor: as many pairs as a block has columns.
-const ROW: usize = BLOCK * size_of::<Pair>();
+/// Pairs of a tile, and of a step of a packed factor, which is two of them.
+const TILE_PAIRS: usize = PAIRS * TILE;
+const STEP_PAIRS: usize = 2 * TILE_PAIRS;
 /// Values of a vector in f32.
 const LANES: usize = 16;
 
@@ -33,9 +31,9 @@ const LANES: usize = 16;
 pub(super) struct Memory {
     /// `[queries][dim]`
     queries: Vec<bf16>,
-    /// `[keys / 32][dim / 2][32]`
+    /// `[keys / 32][dim / 32][2][16][16]`
     keys: Vec<Pair>,
-    /// `[dim / 32][keys / 2][32]`
+    /// `[dim / 32][keys / 32][2][16][16]`
     values: Vec<Pair>,
     /// Of a block of queries, `[32][keys]`.
     scores: Vec<f32>,
@@ -105,7 +103,7 @@ impl Memory {
     /// # Safety
     /// AMX is there, the thread's tiles have the shapes of a block, and the memory holds blocks from the `first` query on and as many
     /// keys and values as are seen.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn attend_block(
         &mut self,
         first: usize,
@@ -121,12 +119,15 @@ impl Memory {
             // SAFETY: a block of queries, of keys and of scores.
             unsafe { product(queries, filled, keys, filled / DEPTH, scores, columns) };
         }
+        let mut tops = [0.0; BLOCK];
+        for (row, (top, &seen)) in tops.iter_mut().zip(seen).enumerate() {
+            *top = largest(&self.scores[row * columns..][..seen]);
+        }
         let mut sums = [1.0; BLOCK];
         for (row, (sum, &seen)) in sums.iter_mut().zip(seen).enumerate() {
+            let scores = &self.scores[row * columns..][..seen];
             let weights = &mut self.weights[row * columns..][..blocks * BLOCK];
-            let (weights, unseen) = weights.split_at_mut(seen);
-            *sum = exponentials_in_vectors(&self.scores[row * columns..][..seen], scale, weights);
-            unseen.fill(bf16::ZERO);
+            *sum = exponentials_in_vectors(scores, tops[row], scale, weights);
         }
         for block in 0..filled / BLOCK {
             let values = self.values[block * BLOCK * columns / 2..].as_ptr();
@@ -150,7 +151,7 @@ unsafe fn product(
     sums: *mut f32,
     width: usize,
 ) {
-    let (rows, factor, row) = (rows.cast::<u8>(), factor.cast::<u8>(), row * size_of::<bf16>());
+    let (rows, row) = (rows.cast::<u8>(), row * size_of::<bf16>());
     let width = width * size_of::<f32>();
     let sums = sums.cast::<u8>();
     // SAFETY: the caller answers for it.
@@ -158,7 +159,8 @@ unsafe fn product(
         amx::clear_sums();
         for step in 0..steps {
             let rows = rows.add(step * DEPTH * size_of::<bf16>());
-            amx::multiply_step(rows, row, factor.add(step * PAIRS * ROW), ROW);
+            let factor = factor.add(step * STEP_PAIRS).cast();
+            amx::multiply_two_tiles(rows, rows.add(TILE * row), row, factor);
         }
         amx::store_sums(sums, sums.add(TILE * width), width);
     }
@@ -226,7 +228,8 @@ fn pack_keys<'a>(
                 *pairs = load(row.get(step * DEPTH..).unwrap_or_default());
             }
             for (pair, keys) in transposed(pairs).into_iter().enumerate() {
-                let target = &mut memory[block + (step * PAIRS + pair) * BLOCK + half * TILE..][..TILE];
+                let start = block + step * STEP_PAIRS + half * TILE_PAIRS + pair * TILE;
+                let target = &mut memory[start..][..TILE];
                 // SAFETY: 16 pairs are a vector.
                 unsafe { _mm512_storeu_si512(target.as_mut_ptr().cast(), keys) };
             }
@@ -262,7 +265,8 @@ fn pack_values<'a>(
                 (_mm512_extracti64x4_epi64::<1>(first), _mm512_extracti64x4_epi64::<1>(second)),
             ];
             for (half, (first, second)) in halves.into_iter().enumerate() {
-                let start = (block * columns / 2 + pair) * BLOCK + half * TILE;
+                let step = block * columns / BLOCK + pair / PAIRS;
+                let start = step * STEP_PAIRS + half * TILE_PAIRS + pair % PAIRS * TILE;
                 let target = &mut memory[start..][..TILE];
                 // SAFETY: 16 pairs are a vector.
                 unsafe { _mm512_storeu_si512(target.as_mut_ptr().cast(), interleaved(first, second)) };
@@ -273,6 +277,7 @@ fn pack_values<'a>(
 }
 
 /// Up to 32 values, filled up with zeros.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn load(values: &[bf16]) -> __m512i {
     let mask = u32::MAX.checked_shr((DEPTH - values.len().min(DEPTH)) as u32).unwrap_or(0);
@@ -281,12 +286,14 @@ fn load(values: &[bf16]) -> __m512i {
 }
 
 /// A value of the first and a value of the second, in turn.
+#[inline]
 #[target_feature(enable = "avx512f")]
 fn interleaved(first: __m256i, second: __m256i) -> __m512i {
     _mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(second)))
 }
 
 /// 16 rows of 16 pairs, as 16 columns.
+#[inline]
 #[target_feature(enable = "avx512f")]
 fn transposed(rows: [__m512i; TILE]) -> [__m512i; TILE] {
     /// Quarters 0 and 2 of both, and 1 and 3.
@@ -319,6 +326,7 @@ fn transposed(rows: [__m512i; TILE]) -> [__m512i; TILE] {
 }
 
 /// Multiplies values and rounds them.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn narrow(values: &[f32], factor: f32, target: &mut [bf16]) {
     let factor = _mm512_set1_ps(factor);

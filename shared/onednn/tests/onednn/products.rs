@@ -2,7 +2,7 @@ use std::{path::Path, sync::OnceLock};
 
 use half::bf16;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use thicket_onednn::{Activation, CompactLinear, DenseProduct, Error, Library, Missing, PackedLinear};
+use thicket_onednn::{Activation, DenseProduct, Error, Keep, Library, Missing, PackedLinear, TiledLinear};
 
 /// The system's library, and one of another version that `THICKET_TEST_ONEDNN_OTHER` names; none on a machine that may do
 /// without.
@@ -226,8 +226,8 @@ fn bf16_is_offered_only_with_code_made_for_it() {
 }
 
 #[test]
-fn a_compact_weight_of_any_number_of_rows_equals_f64() {
-    for (rows, input, output, activation) in [
+fn a_tiled_weight_of_any_number_of_rows_equals_f64() {
+    let shapes = [
         (1, 32, 1, Activation::None),
         (1, 1536, 300, Activation::Silu),
         (3, 96, 70, Activation::QuickGelu),
@@ -235,12 +235,16 @@ fn a_compact_weight_of_any_number_of_rows_equals_f64() {
         (32, 64, 64, Activation::None),
         (33, 800, 90, Activation::Silu),
         (300, 1568, 330, Activation::None),
-    ] {
+        (600, 768, 700, Activation::None),
+    ];
+    for ((rows, input, output, activation), keep) in
+        shapes.into_iter().flat_map(|shape| [Keep::Whole, Keep::Compact].map(|keep| (shape, keep)))
+    {
         let (x, wide_x) = rounded(random(rows * input, 1));
         let scale = 1.0 / (input as f32).sqrt();
         let (weight, wide) = rounded(random(output * input, 2).iter().map(|value| value * scale).collect());
         let (bias, residual) = (random(output, 3), random(rows * output, 4));
-        let Some(map) = CompactLinear::new(&weight, Some(&bias), output, input).unwrap() else {
+        let Some(map) = TiledLinear::new(&weight, Some(&bias), output, input, keep).unwrap() else {
             eprintln!("not checked: no AMX");
             return;
         };
@@ -258,5 +262,34 @@ fn a_compact_weight_of_any_number_of_rows_equals_f64() {
         }
         assert_eq!(map.row(output - 1).unwrap(), weight[(output - 1) * input..]);
         assert_eq!(map.row(output), None);
+    }
+}
+
+#[test]
+fn two_maps_at_once_are_one_after_the_other_to_the_bit() {
+    for (rows, input, between, output, keep) in [
+        (1, 64, 96, 40, Keep::Compact),
+        (32, 64, 96, 40, Keep::Whole),
+        (33, 64, 96, 40, Keep::Whole),
+        (300, 96, 1312, 70, Keep::Compact),
+        (700, 256, 1024, 256, Keep::Whole),
+    ] {
+        let made = |output, input, seed| {
+            let (weight, _) = rounded(random(output * input, seed));
+            TiledLinear::new(&weight, Some(&random(output, seed + 1)), output, input, keep).unwrap()
+        };
+        let (Some(first), Some(next)) = (made(between, input, 1), made(output, between, 3)) else {
+            eprintln!("not checked: no AMX");
+            return;
+        };
+        let ((x, _), residual) = (rounded(random(rows * input, 5)), random(rows * output, 6));
+        for activation in Activation::ALL {
+            let hidden: Vec<bf16> = first.forward(&x, activation, None).unwrap();
+            let expected = next.forward(&hidden, Activation::None, Some(residual.as_slice())).unwrap();
+            let actual = first.forward_through(&x, activation, &next, Some(residual.as_slice())).unwrap();
+            assert!(actual == expected, "{rows} rows by {input}, {between} and {output}");
+        }
+        let error = first.forward_through::<f32>(&x, Activation::None, &first, None).unwrap_err();
+        assert!(error.to_string().contains("inputs of the next map"), "{error}");
     }
 }

@@ -82,11 +82,14 @@ impl Mlp {
 
     /// What it makes of `x`, added to the stream.
     fn forward_into(&self, x: &Tensor, stream: &Tensor) -> Result<Tensor> {
-        let (inner, output) = match self {
-            Self::Plain { hidden, output } => (hidden.forward_into(x, Activation::QuickGelu, None)?, output),
-            Self::Gated { gate, up, down } => (gate_and_up(gate, up, x)?, down),
-        };
-        output.forward_into(&inner, Activation::None, Some(stream))
+        match self {
+            Self::Plain { hidden, output } => {
+                hidden.forward_through(x, Activation::QuickGelu, output, Some(stream))
+            }
+            Self::Gated { gate, up, down } => {
+                down.forward_into(&gate_and_up(gate, up, x)?, Activation::None, Some(stream))
+            }
+        }
     }
 }
 

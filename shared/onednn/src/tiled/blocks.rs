@@ -2,9 +2,9 @@
 //!
 //! A block of a result, 32 rows by 32 outputs, is four tiles of sums; each step multiplies 32 inputs: two tiles of rows and two of
 //! the weight are read, and each is used twice. Rows of a block are multiplied by all outputs of a part one after another: they stay in
-//! the first cache, and the weight, which stays in the second, is read past it. What follows the sums of a block, the bias, an
-//! activation, a residual sum and the rounding, is done in vectors between the steps of the next block, so that the matrix unit does
-//! not wait for it.
+//! the first cache, and the weight, which stays in the second while one part of the rows after another is multiplied by it, is read past
+//! it. What follows the sums of a block, the bias, an activation, a residual sum and the rounding, is done in vectors between the steps
+//! of the next block, so that the matrix unit does not wait for it.
 
 use std::{
     arch::x86_64::{
@@ -21,20 +21,22 @@ use std::{
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{
-    LANES, PanelProduct, Stored,
-    amx::{self, DEPTH, LINE, ROW, STEP, TILE, Tiles, ask_for},
-    compact::STEP_LINES,
-};
+use super::weight::{STEP_BYTES, WIDTH, Weight};
 use crate::{
-    Activation, Value, api::TYPE_BF16, exponentials::power_of_two, lines::Line, target::Target, tiles,
+    Activation, Value,
+    amx::{self, BLOCK, DEPTH, LINE, TILE, Tiles, ask_for},
+    api::TYPE_BF16,
+    exponentials::power_of_two,
+    lines::Line,
+    product::{Finish, LANES},
+    target::Target,
+    tiles,
 };
 
-/// Rows of a block, and its outputs.
-pub(crate) const BLOCK: usize = 2 * TILE;
-/// Most inputs that are multiplied at a time: those of a block's rows just fill a first cache of 48 KiB, and longer sums are taken up
-/// again.
+/// Most inputs of a sum that is added up at once: those of a block's rows just fill a first cache of 48 KiB.
 const MOST_INPUTS: usize = 768;
+/// Longer sums are taken up again after so many inputs at the most: then the sums have room in the first cache too.
+const INPUTS_OF_A_PART: usize = 512;
 
 /// The sums of a block, row by row.
 type Sums = [f32; BLOCK * BLOCK];
@@ -46,15 +48,47 @@ struct Memory {
     weights: Vec<Line>,
 }
 
-/// Values of some steps of some panels, which begin `stride` values apart.
-struct Values<'a> {
-    values: &'a [bf16],
-    stride: usize,
+/// How rows lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// One after another, `[rows][columns]`.
+    Rows,
+    /// In the blocks in which they are multiplied, `[rows / 32][columns / 32][32][32]`: rows that are some powers of two apart would
+    /// share a few sets of the first cache. The last block has the last 32 rows, some of which the one before it may have too.
+    Blocks,
+}
+
+impl Layout {
+    /// Values from the first row of a block to its second, and from one step of its inputs to the next.
+    fn strides(self, columns: usize) -> (usize, usize) {
+        match self {
+            Self::Rows => (columns, DEPTH),
+            Self::Blocks => (DEPTH, BLOCK * DEPTH),
+        }
+    }
+
+    /// Row and column of a block's first value in a matrix of rows of so many values, in which it lies.
+    fn start(self, place: Place, columns: usize) -> ((usize, usize), usize) {
+        match self {
+            Self::Rows => ((place.row, place.column), columns),
+            Self::Blocks => ((place.nominal * (columns / BLOCK) + place.column, 0), BLOCK),
+        }
+    }
+
+    /// Values of so many rows.
+    pub(super) fn values(self, rows: usize, columns: usize) -> usize {
+        match self {
+            Self::Rows => rows * columns,
+            Self::Blocks => rows.next_multiple_of(BLOCK) * columns,
+        }
+    }
 }
 
 /// Where a block lies in the result, and how many of its first rows the block before it has too.
 #[derive(Clone, Copy)]
 struct Place {
+    /// Of its first row, those that it has with the block before it counted twice.
+    nominal: usize,
     row: usize,
     skipped: usize,
     column: usize,
@@ -69,63 +103,90 @@ struct Pending<'a> {
 
 /// What the sums of a block are added up from.
 struct Factors<'a> {
-    /// From the first input of the first row on.
+    /// From the first input of the first row on, whose strides are [`Layout::strides`].
     rows: &'a [bf16],
-    /// From the first pair of inputs of the first output on.
+    /// From the first step's tiles on.
     weights: &'a [bf16],
     steps: usize,
+}
+
+/// Lines that a block asks for ahead: in each step some that are `stride` bytes apart, and in the next step those `advance` bytes behind.
+#[derive(Clone, Copy)]
+struct Ahead {
+    place: *const u8,
+    lines: usize,
+    stride: usize,
+    advance: usize,
 }
 
 /// What a block does between its steps.
 struct Meanwhile<'a> {
     finish: Option<Pending<'a>>,
-    /// A place of the weight that is asked for, and how many lines in each step.
-    ahead: *const u8,
-    lines: usize,
+    ahead: Ahead,
 }
 
-impl<R: Value> PanelProduct<'_, R> {
-    /// Writes the result of many rows, every value of it.
+/// A product of `x` `[rows, input]`, at least [`BLOCK`] of them, by a weight `[output, input]`.
+pub(super) struct Blocks<'a, R> {
+    pub(super) weight: &'a Weight,
+    pub(super) x: &'a [bf16],
+    pub(super) layout: Layout,
+    pub(super) rows: usize,
+    pub(super) input: usize,
+    pub(super) output: usize,
+    pub(super) finish: Finish<'a, R>,
+}
+
+impl<R: Value> Blocks<'_, R> {
+    /// The result `[rows, output]`, in the layout that a residual has too. In blocks the outputs are a multiple of a block's.
     ///
     /// # Panics
-    /// Without AMX, with fewer rows than a block has, inputs that are no multiple of a step's, another activation, or slices of
-    /// another length.
-    pub(crate) fn write_blocks(&self, y: &Target<R>) {
+    /// With fewer rows than a block has, or slices of another length.
+    pub(super) fn product(&self, layout: Layout) -> Vec<R> {
         thread_local!(static MEMORY: RefCell<Memory> = const { RefCell::new(Memory { sums: Vec::new(), weights: Vec::new() }) });
-        let rows = self.x.len() / self.input;
-        let panels = self.weight.panels;
-        assert!(panels.has_blocks(self.input) && rows >= BLOCK && self.x.len() == rows * self.input);
-        assert!(self.weight.count() >= self.output.div_ceil(panels.width()));
-        assert!(self.finish.bias.is_none_or(|bias| bias.len() == self.output));
-        assert!(self.finish.residual.is_none_or(|residual| residual.len() == rows * self.output));
-        let threads = rayon::current_num_threads();
-        let parts = tiles::blocks(rows, self.output, panels.width(), threads);
+        let (rows, output) = (self.rows, self.output);
+        assert!(rows >= BLOCK && self.x.len() == self.layout.values(rows, self.input));
+        assert!(self.input.is_multiple_of(DEPTH) && self.weight.panels() == output.div_ceil(WIDTH));
+        assert!(self.finish.bias.is_none_or(|bias| bias.len() == output));
+        let values = layout.values(rows, output);
+        assert!(self.finish.residual.is_none_or(|residual| residual.len() == values));
+        let mut y = Vec::with_capacity(values);
+        let result = match layout {
+            Layout::Rows => Target::new(&mut y, rows, output),
+            Layout::Blocks => {
+                assert!(output.is_multiple_of(BLOCK));
+                Target::new(&mut y, values / BLOCK, BLOCK)
+            }
+        };
+        let parts = tiles::blocks(rows, output, WIDTH, rayon::current_num_threads());
         parts.into_par_iter().with_max_len(1).for_each(|(rows, outputs)| {
             MEMORY.with_borrow_mut(|memory| {
-                // SAFETY: asserted; a processor with AMX has the vectors too. The parts of the result do not overlap.
-                unsafe { self.write_part(rows, outputs, y, memory) }
+                // SAFETY: asserted; there is no weight without AMX, and a processor with it has the vectors too. The parts of the result
+                // do not overlap.
+                unsafe { self.write_part(rows, outputs, (&result, layout), memory) }
             });
         });
+        // SAFETY: the parts are all of the result.
+        unsafe { y.set_len(values) };
+        y
     }
 
     /// Some rows and outputs of the result.
     ///
     /// # Safety
-    /// What [`Self::write_blocks`] asserts, and nobody else may hold these values of `y`.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    /// What [`Self::product`] asserts, and nobody else may hold these values of `y`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn write_part(
         &self,
         rows: Range<usize>,
         outputs: Range<usize>,
-        y: &Target<R>,
+        y: (&Target<R>, Layout),
         Memory { sums, weights }: &mut Memory,
     ) {
-        let (all, width) = (self.x.len() / self.input, self.weight.panels.width());
         let columns = outputs.len().div_ceil(BLOCK);
         let high = rows.len().div_ceil(BLOCK);
         let steps = self.input / DEPTH;
-        let panels = outputs.start / width..outputs.end.div_ceil(width);
-        let parts = self.input.div_ceil(MOST_INPUTS);
+        let panels = outputs.start / WIDTH..outputs.end.div_ceil(WIDTH);
+        let parts = if self.input <= MOST_INPUTS { 1 } else { self.input.div_ceil(INPUTS_OF_A_PART) };
         // Sums that are finished at once need room for two blocks: one is added up while the other is finished.
         sums.resize(if parts == 1 { 2 } else { columns * high }, [0.0; BLOCK * BLOCK]);
         let sums = sums.as_mut_ptr();
@@ -135,29 +196,33 @@ impl<R: Value> PanelProduct<'_, R> {
         for part in 0..parts {
             let steps = part * steps / parts..(part + 1) * steps / parts;
             let last = part + 1 == parts;
-            let source = self.source(panels.clone(), steps.clone(), weights);
+            let source = self.weight.part(panels.clone(), steps.clone(), weights);
             for block in 0..columns * high {
-                let (row, column) =
-                    (rows.start + block / columns * BLOCK, outputs.start + block % columns * BLOCK);
+                let (row, output) = (rows.start + block / columns * BLOCK, block % columns * BLOCK);
                 // The last rows are read together with some of the block before.
-                let first = row.min(all - BLOCK);
-                let place = Place { row: first, skipped: row - first, column };
-                let panel = column / width;
+                let first = row.min(self.rows - BLOCK);
+                let column = outputs.start + output;
+                let place = Place { nominal: row, row: first, skipped: row - first, column };
                 // SAFETY: `sums` holds two, or one for each block; the pending block's are others.
                 let own = unsafe { &mut *sums.add(if parts == 1 { block % 2 } else { block }) };
-                let next = if last { (panel + panels.len(), 0) } else { (panel, steps.end) };
-                let turn = column % width / BLOCK * high + block / columns;
-                let (ahead, lines) = self.ahead(next, steps.len(), turn, high);
-                let meanwhile = Meanwhile { finish: pending, ahead, lines };
-                if last {
-                    self.ask_for_residual(place);
-                }
                 let factors = Factors {
-                    rows: &self.x[first * self.input + steps.start * DEPTH..],
-                    weights: &source.values[(panel - panels.start) * source.stride + column % width * 2..],
+                    rows: self.rows_from(place, steps.start),
+                    weights: source.block(output),
                     steps: steps.len(),
                 };
-                // SAFETY: there are as many rows, and the panel has as many steps.
+                let ahead = if rows.len() < self.rows {
+                    self.rows_ahead(&factors, block % columns, columns)
+                } else {
+                    let panel = panels.start + output / WIDTH;
+                    let next = if last { (panel + panels.len(), 0) } else { (panel, steps.end) };
+                    let turn = output % WIDTH / BLOCK * high + block / columns;
+                    self.weights_ahead(next, steps.len(), turn, WIDTH / BLOCK * high)
+                };
+                if last {
+                    self.ask_for_residual(place, y.1);
+                }
+                let meanwhile = Meanwhile { finish: pending, ahead };
+                // SAFETY: there are as many rows, and the weight has as many steps.
                 unsafe { self.add_up(factors, part > 0, own, meanwhile, y) };
                 pending = last.then_some(Pending { sums: own, place });
             }
@@ -176,17 +241,17 @@ impl<R: Value> PanelProduct<'_, R> {
     /// Adds the products of some steps to the sums of a block, or begins them, and does something else meanwhile.
     ///
     /// # Safety
-    /// The thread's tiles have the shapes for it; the rows of a block and the panel have as many steps from there on.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    /// The thread's tiles have the shapes for it; the rows of a block and the weight have as many steps from there on.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn add_up(
         &self,
         Factors { rows, weights, steps }: Factors<'_>,
         begun: bool,
         sums: &mut Sums,
-        Meanwhile { finish, mut ahead, lines }: Meanwhile<'_>,
-        y: &Target<R>,
+        Meanwhile { finish, ahead }: Meanwhile<'_>,
+        y: (&Target<R>, Layout),
     ) {
-        let row_bytes = self.input * size_of::<bf16>();
+        let (row_bytes, step_bytes) = self.strides();
         let (mut x, mut weights) = (rows.as_ptr().cast::<u8>(), weights.as_ptr().cast::<u8>());
         let row_of_sums = BLOCK * size_of::<f32>();
         let first = sums.as_mut_ptr().cast::<u8>();
@@ -202,15 +267,16 @@ impl<R: Value> PanelProduct<'_, R> {
         let share = BLOCK.div_ceil(steps);
         let ending = finish.map(|block| self.ending(block, y));
         let mut row = ending.as_ref().map_or(BLOCK, |ending| ending.skipped);
+        let mut next = ahead.place;
         for _ in 0..steps {
-            // SAFETY: a step of the rows and of the panel, which the caller answers for.
-            unsafe { amx::multiply_step(x, row_bytes, weights, ROW) };
-            x = x.wrapping_add(DEPTH * size_of::<bf16>());
-            weights = weights.wrapping_add(STEP);
-            for _ in 0..lines {
-                ask_for::<_MM_HINT_T1>(ahead);
-                ahead = ahead.wrapping_add(LINE);
+            // SAFETY: a step of the rows and of the weight, which the caller answers for.
+            unsafe { amx::multiply_two_tiles(x, x.wrapping_add(TILE * row_bytes), row_bytes, weights) };
+            x = x.wrapping_add(step_bytes);
+            weights = weights.wrapping_add(STEP_BYTES);
+            for line in 0..ahead.lines {
+                ask_for::<_MM_HINT_T1>(next.wrapping_add(line * ahead.stride));
             }
+            next = next.wrapping_add(ahead.advance);
             if let Some(ending) = &ending {
                 let last = (row + share).min(BLOCK);
                 while row < last {
@@ -224,55 +290,43 @@ impl<R: Value> PanelProduct<'_, R> {
         unsafe { amx::store_sums(first, second, row_of_sums) };
     }
 
-    /// The values of some steps of some panels, in `memory` where they have to be unpacked.
-    fn source<'a>(
-        &'a self,
-        panels: Range<usize>,
-        steps: Range<usize>,
-        memory: &'a mut Vec<Line>,
-    ) -> Values<'a> {
-        let step = STEP / size_of::<bf16>();
-        match self.weight.stored {
-            Stored::Plain(values) => {
-                let stride = self.weight.panels.values();
-                Values { values: &values[panels.start * stride + steps.start * step..], stride }
-            }
-            Stored::Compact(weight) => {
-                let stride = steps.len() * STEP_LINES;
-                memory.clear();
-                memory.reserve(panels.len() * stride);
-                let room = &mut memory.spare_capacity_mut()[..panels.len() * stride];
-                for (panel, room) in panels.zip(room.chunks_exact_mut(stride)) {
-                    weight.unpack(panel, steps.clone(), 0..2, room);
-                }
-                // SAFETY: lines of values, all of which were written.
-                let values = unsafe {
-                    std::slice::from_raw_parts(room.as_ptr().cast(), size_of_val(room) / size_of::<bf16>())
-                };
-                Values { values, stride: steps.len() * step }
-            }
-        }
+    /// Bytes from the first row of a block to its second, and from one step of its inputs to the next.
+    fn strides(&self) -> (usize, usize) {
+        let (row, step) = self.layout.strides(self.input);
+        (row * size_of::<bf16>(), step * size_of::<bf16>())
     }
 
-    /// Of what a panel has from a step on, which is multiplied after this part of it, the share that a block asks for which has this
-    /// turn among those of the panel, and its lines for each step.
-    fn ahead(
-        &self,
-        (panel, step): (usize, usize),
-        steps: usize,
-        turn: usize,
-        high: usize,
-    ) -> (*const u8, usize) {
+    /// The rows of a block, from a step of its inputs on.
+    fn rows_from(&self, place: Place, step: usize) -> &[bf16] {
+        let row = match self.layout {
+            Layout::Rows => place.row,
+            Layout::Blocks => place.nominal,
+        };
+        &self.x[row * self.input + step * self.layout.strides(self.input).1..]
+    }
+
+    /// Of the rows behind a block's, which are multiplied next by the same outputs, the share of the block with this turn.
+    fn rows_ahead(&self, factors: &Factors<'_>, turn: usize, turns: usize) -> Ahead {
+        let ((stride, advance), lines) = (self.strides(), BLOCK.div_ceil(turns));
+        let behind = &raw const factors.rows[0];
+        let place = behind.wrapping_add(BLOCK * self.input).cast::<u8>().wrapping_add(turn * lines * stride);
+        Ahead { place, lines, stride, advance }
+    }
+
+    /// Of what a panel has from a step on, which is multiplied after this part of it, the share of the block with this turn.
+    fn weights_ahead(&self, (panel, step): (usize, usize), steps: usize, turn: usize, turns: usize) -> Ahead {
         let (next, step) = self.weight.place(panel, step);
-        let lines = (step / LINE).div_ceil(self.weight.panels.width() / BLOCK * high);
-        (next.wrapping_add(turn * steps * lines * LINE), lines)
+        let lines = (step / LINE).div_ceil(turns);
+        let place = next.wrapping_add(turn * steps * lines * LINE);
+        Ahead { place, lines, stride: LINE, advance: lines * LINE }
     }
 
     /// Asks for what is added to a block at its end.
-    fn ask_for_residual(&self, block: Place) {
+    fn ask_for_residual(&self, place: Place, layout: Layout) {
         let Some(residual) = self.finish.residual else { return };
-        for row in block.row..block.row + BLOCK {
-            let place = residual.as_ptr().wrapping_add(row * self.output + block.column);
+        let ((row, column), width) = layout.start(place, self.output);
+        for row in row..row + BLOCK {
+            let place = residual.as_ptr().wrapping_add(row * width + column);
             for line in (0..size_of::<[R; BLOCK]>()).step_by(LINE) {
                 ask_for::<_MM_HINT_T0>(place.cast::<u8>().wrapping_add(line));
             }
@@ -281,7 +335,11 @@ impl<R: Value> PanelProduct<'_, R> {
 
     /// Makes ready what becomes of a block's sums: once a block, where most of it would be done for every row.
     #[target_feature(enable = "avx512f")]
-    fn ending<'a>(&'a self, Pending { sums, place }: Pending<'a>, y: &Target<R>) -> Ending<'a, R> {
+    fn ending<'a>(
+        &'a self,
+        Pending { sums, place }: Pending<'a>,
+        (y, layout): (&Target<R>, Layout),
+    ) -> Ending<'a, R> {
         let columns = place.column..(place.column + BLOCK).min(self.output);
         let there: __mmask32 = u32::MAX >> (BLOCK - columns.len());
         let masks = [there as __mmask16, (there >> LANES) as __mmask16];
@@ -293,31 +351,24 @@ impl<R: Value> PanelProduct<'_, R> {
                 *bias = unsafe { _mm512_maskz_loadu_ps(masks[half], values.wrapping_add(half * LANES)) };
             }
         }
-        let rows = place.row..place.row + BLOCK;
+        let ((row, column), width) = layout.start(place, self.output);
+        let end = (row + BLOCK - 1, column + columns.len() - 1);
         let residual = self.finish.residual.map(|values| {
-            let values = &values[rows.start * self.output..rows.end * self.output];
-            values[columns.start..].as_ptr()
+            let values = &values[row * width..=end.0 * width + end.1];
+            values[column..].as_ptr()
         });
         // The block's last value is there, so all of them are. Its first rows may be another thread's: there is no reference to them.
-        y.place(rows.end - 1, columns.end - 1);
-        let y = y.place(rows.start, columns.start);
-        Ending {
-            sums,
-            skipped: place.skipped,
-            bias,
-            activation: self.finish.activation,
-            residual,
-            y,
-            width: self.output,
-            masks,
-        }
+        y.place(end.0, end.1);
+        let skipped = if layout == Layout::Rows { place.skipped } else { 0 };
+        let (y, activation) = (y.place(row, column), self.finish.activation);
+        Ending { sums, skipped, bias, activation, residual, y, width, masks }
     }
 }
 
 /// What becomes of a block's sums, made ready.
 struct Ending<'a, R> {
     sums: &'a Sums,
-    /// How many of its first rows are not written.
+    /// How many of its first rows are not written, but by the block before it.
     skipped: usize,
     /// Zeros without one.
     bias: [__m512; 2],
@@ -334,7 +385,7 @@ impl<R: Value> Ending<'_, R> {
     ///
     /// # Safety
     /// Nobody else may hold the row's values of the result.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn write(&self, row: usize) {
         let sums = &self.sums[row * BLOCK..][..BLOCK];
         let mut finished = [_mm512_setzero_ps(); 2];
@@ -355,7 +406,7 @@ impl<R: Value> Ending<'_, R> {
 }
 
 /// The activation of every value; of a result in bf16 as exact as that is.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512dq")]
 fn activated<R: Value>(x: __m512, activation: Activation) -> __m512 {
     let slope = match activation {
         Activation::QuickGelu => 1.702,
@@ -425,7 +476,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::panels::{Finish, Panels, Weight, tests::packed};
+    use crate::tiled::Keep;
 
     fn values(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|place| ((place * 31 + seed) * 7919 % 1013) as f32 / 1013.0 - 0.5).collect()
@@ -443,29 +494,15 @@ mod tests {
         }
     }
 
-    fn plain(panels: Panels, values: &[bf16]) -> Weight<'_> {
-        Weight { panels, stored: Stored::Plain(values) }
-    }
-
-    fn product<R: Value>(blocks: &PanelProduct<'_, R>) -> Vec<R> {
-        let rows = blocks.x.len() / blocks.input;
-        let mut y = Vec::with_capacity(rows * blocks.output);
-        blocks.write_blocks(&Target::new(&mut y, rows, blocks.output));
-        // SAFETY: the whole result was written.
-        unsafe { y.set_len(rows * blocks.output) };
-        y
-    }
-
     #[test]
     fn an_activation_of_the_largest_values_is_the_value_itself_or_nothing() {
         if !amx::available() {
             return;
         }
-        let (input, output) = (DEPTH, amx::WIDTH);
+        let (input, output) = (DEPTH, WIDTH);
         let mut weight = narrow(&values(output * input, 0));
         weight.iter_mut().step_by(input).for_each(|first| *first = bf16::ONE);
-        let packed = packed(&weight, input, amx::WIDTH, input);
-        let panels = Panels::of(&packed, &weight, input).expect("the order is a known one");
+        let weight = Weight::new(&weight, input, Keep::Whole).unwrap().expect("there are tiles");
         let largest = [f32::INFINITY, 3e38, 1e3, -1e3, -3e38];
         let x: Vec<bf16> = (0..BLOCK * input)
             .map(|place| if place % input == 0 { largest[place / input % largest.len()] } else { 0.0 })
@@ -473,7 +510,9 @@ mod tests {
             .collect();
         for activation in [Activation::QuickGelu, Activation::Silu] {
             let finish = Finish::<f32> { bias: None, activation, residual: None };
-            let y = product(&PanelProduct { weight: plain(panels, &packed), x: &x, input, output, finish });
+            let y =
+                Blocks { weight: &weight, x: &x, layout: Layout::Rows, rows: BLOCK, input, output, finish }
+                    .product(Layout::Rows);
             let expected = |row: usize| if row % largest.len() < 3 { x[row * input].to_f32() } else { 0.0 };
             for (place, y) in y.into_iter().enumerate() {
                 assert_eq!(y, expected(place / output), "{activation:?} of row {}", place / output);
@@ -497,10 +536,7 @@ mod tests {
         ) {
             let input = steps * DEPTH;
             let weight = narrow(&values(output * input, seed));
-            let packed = packed(&weight, input, amx::WIDTH, input);
-            let Some(panels) = Panels::of(&packed, &weight, input).filter(|panels| panels.has_blocks(input)) else {
-                return Ok(());
-            };
+            let Some(packed) = Weight::new(&weight, input, Keep::Whole).unwrap() else { return Ok(()) };
             let (x, bias) = (narrow(&values(rows * input, seed + 1)), values(output, seed + 2));
             let residual = values(rows * output, seed + 3);
             let finish = Finish {
@@ -508,15 +544,16 @@ mod tests {
                 activation,
                 residual: with_residual.then_some(residual.as_slice()),
             };
-            let blocks = PanelProduct { weight: plain(panels, &packed), x: &x, input, output, finish };
-            let wide = product(&blocks);
+            let layout = Layout::Rows;
+            let blocks = Blocks { weight: &packed, x: &x, layout, rows, input, output, finish };
+            let wide = blocks.product(layout);
             let residual_bf16 = narrow(&residual);
             let finish = Finish {
                 bias: finish.bias,
                 activation,
                 residual: with_residual.then_some(residual_bf16.as_slice()),
             };
-            let rounded = product(&PanelProduct { weight: plain(panels, &packed), x: &x, input, output, finish });
+            let rounded = Blocks { weight: &packed, x: &x, layout, rows, input, output, finish }.product(layout);
             for place in (0..rows * output).step_by(7) {
                 let (row, column) = (place / output, place % output);
                 let pairs = x[row * input..][..input].iter().zip(&weight[column * input..][..input]);
@@ -533,12 +570,13 @@ mod tests {
                 prop_assert!(error <= tolerance, "{} for {expected}", rounded[place]);
             }
             let first = rows - BLOCK;
-            let alone = PanelProduct {
+            let alone = Blocks {
                 x: &x[first * input..],
+                rows: BLOCK,
                 finish: Finish { residual: with_residual.then(|| &residual[first * output..]), ..blocks.finish },
                 ..blocks
             };
-            prop_assert_eq!(product(&alone), &wide[first * output..]);
+            prop_assert_eq!(alone.product(layout), &wide[first * output..]);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A weight in bf16 in three quarters of its bytes, without loss.
 //!
 //! Decoding reads every weight once a token, so fewer bytes are less time. A bf16 is a sign, 8 bits of exponent and 7 of fraction.
-//! Signs and fractions are as good as random, but the values of a weight are of much the same size: 16 exponents out of 256 are
-//! those of nearly all of them. So a value is kept as a byte of sign and fraction and four bits that number its exponent, and the
+//! Signs and fractions are as good as random, but the values of a weight are of much the same size: 15 exponents out of 256, and that of
+//! zeros, are those of nearly all of them. So a value is kept as a byte of sign and fraction and four bits that number its exponent, and the
 //! few values with another exponent are kept beside, whole. (That trained weights have so few exponents is what ZipNN,
 //! arXiv 2411.05239, and DFloat11, arXiv 2504.11651, rest upon; they use codes of varying length.) Two bytes are put together
 //! again by looking up 64 values at a time in a vector register, while memory is waited for anyway.
@@ -15,18 +15,22 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::{
-    LANES, Panels, Stored, Sums, Weight,
-    amx::{DEPTH, Source, WIDTH},
+    few_rows::Source,
+    weight::{STEP_LINES, WIDTH},
 };
 use crate::{
     Error,
+    amx::{DEPTH, TILE},
     lines::{Line, Lines},
+    product::{LANES, Sums},
 };
 
 /// Most rows that are multiplied in vectors: tiles are as fast for 4 and up to 16.
-pub(crate) const MOST_IN_VECTORS: usize = 3;
+pub(super) const MOST_IN_VECTORS: usize = 3;
 /// Vectors of a group.
 const VECTORS: usize = WIDTH / LANES;
+/// Values of one.
+const VECTOR: usize = 2 * LANES;
 /// Values that are kept together: those of a panel's outputs by two inputs.
 const GROUP: usize = 2 * WIDTH;
 /// Values whose bytes are put together at a time.
@@ -40,17 +44,16 @@ const ZERO: u8 = NUMBERED as u8 - 1;
 /// Bytes of a group: signs and fractions of all its values, and the numbers of their exponents.
 const GROUP_BYTES: usize = GROUP + HALF;
 /// Bytes of a step of a panel.
-pub(crate) const STEP_BYTES: usize = GROUPS * GROUP_BYTES;
-/// Lines of a step that is unpacked.
-pub(crate) const STEP_LINES: usize = STEP * size_of::<bf16>() / size_of::<Line>();
+pub(super) const STEP_BYTES: usize = GROUPS * GROUP_BYTES;
 /// Exponents that have a number. The last one is that of zeros: a value that is kept whole is one among the others.
 const NUMBERED: usize = 16;
 /// Of how many values one may be kept whole: at more of them it is not worth it.
 const ONE_IN: usize = 128;
 
-/// A weight `[outputs, inputs]` in [`Panels`] of 64 outputs, compact.
-pub(crate) struct Compact {
-    panels: Panels,
+/// A weight `[outputs, inputs]` in panels of 64 outputs, compact: of a panel `[inputs / 2]` groups.
+pub(super) struct Compact {
+    /// Pairs of inputs.
+    pairs: usize,
     groups: Lines,
     exponents: [u8; NUMBERED],
     /// Values whose exponents have no number, in the order in which they lie in memory.
@@ -68,22 +71,17 @@ struct Other {
 }
 
 impl Compact {
-    /// None without AMX, for inputs that are no multiple of 32, and for values of too many different exponents.
+    /// None for values of too many different exponents. The inputs are a multiple of a step's, and the processor has AMX.
     ///
     /// # Errors
     /// [`Error::Memory`]
-    pub(crate) fn new(weight: &[bf16], input: usize) -> Result<Option<Self>, Error> {
-        let Some(panels) = Panels::for_tiles(input).filter(|_| u32::try_from(WIDTH * input).is_ok()) else {
-            return Ok(None);
-        };
-        let exponents = most_frequent(weight);
-        let numbers = numbers(exponents);
-        let left =
-            weight.par_iter().filter(|value| numbers[usize::from(exponent(**value))].is_none()).count();
-        if left > weight.len() / ONE_IN {
+    pub(super) fn new(weight: &[bf16], input: usize) -> Result<Option<Self>, Error> {
+        let (exponents, left) = most_frequent(weight);
+        if left > weight.len() / ONE_IN || u32::try_from(WIDTH * input).is_err() {
             return Ok(None);
         }
-        let panel_bytes = panels.pairs * GROUP_BYTES;
+        let (numbers, pairs) = (numbers(exponents), input / 2);
+        let panel_bytes = pairs * GROUP_BYTES;
         let mut groups = Lines::zeros((weight.len() / input).div_ceil(WIDTH) * panel_bytes)?;
         let others: Vec<Vec<Other>> = groups
             .bytes_mut()
@@ -97,26 +95,21 @@ impl Compact {
                 Some(*sum)
             }))
             .collect();
-        Ok(Some(Self { panels, groups, exponents, others: others.concat(), first_others }))
+        Ok(Some(Self { pairs, groups, exponents, others: others.concat(), first_others }))
     }
 
     /// How many panels there are.
-    pub(crate) fn count(&self) -> usize {
+    pub(super) fn panels(&self) -> usize {
         self.first_others.len() - 1
     }
 
-    /// The weight, to be multiplied by.
-    pub(crate) fn weight(&self) -> Weight<'_> {
-        Weight { panels: self.panels, stored: Stored::Compact(self) }
-    }
-
     /// Bytes of memory.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         size_of_val(&*self.groups) + size_of_val(&*self.others) + size_of_val(&*self.first_others)
     }
 
     /// A row of the weight.
-    pub(crate) fn row(&self, row: usize) -> Vec<bf16> {
+    pub(super) fn row(&self, row: usize) -> Vec<bf16> {
         let (panel, output) = (row / WIDTH, row % WIDTH);
         let mut row: Vec<bf16> = self
             .panel(panel)
@@ -133,7 +126,7 @@ impl Compact {
     }
 
     fn panel(&self, panel: usize) -> &[u8] {
-        let bytes = self.panels.pairs * GROUP_BYTES;
+        let bytes = self.pairs * GROUP_BYTES;
         &self.groups.bytes()[panel * bytes..][..bytes]
     }
 
@@ -151,15 +144,15 @@ impl Compact {
     }
 
     /// Where a step of a panel lies in memory; what lies behind the last one need not be there.
-    pub(crate) fn place(&self, panel: usize, step: usize) -> *const u8 {
-        self.groups.bytes().as_ptr().wrapping_add(panel * self.panels.pairs * GROUP_BYTES + step * STEP_BYTES)
+    pub(super) fn place(&self, panel: usize, step: usize) -> *const u8 {
+        self.groups.bytes().as_ptr().wrapping_add(panel * self.pairs * GROUP_BYTES + step * STEP_BYTES)
     }
 
     /// The product of up to [`MOST_IN_VECTORS`] rows of pairs of inputs with a panel, as `[rows][4]` in vectors, overwritten.
     ///
     /// # Panics
     /// For more rows.
-    pub(crate) fn multiply(&self, panel: usize, x: &[[bf16; 2]], rows: usize, sums: &mut [Sums]) {
+    pub(super) fn multiply(&self, panel: usize, x: &[[bf16; 2]], rows: usize, sums: &mut [Sums]) {
         match rows {
             1 => self.multiply_rows::<1, 4>(panel, x, sums),
             2 => self.multiply_rows::<2, 2>(panel, x, sums),
@@ -175,7 +168,7 @@ impl Compact {
         x: &[[bf16; 2]],
         sums: &mut [Sums],
     ) {
-        let pairs = self.panels.pairs;
+        let pairs = self.pairs;
         assert_eq!(x.len(), ROWS * pairs);
         let x: [_; ROWS] = std::array::from_fn(|row| &x[row * pairs..][..pairs]);
         // SAFETY: a processor with tiles has the vectors too.
@@ -190,11 +183,11 @@ impl Compact {
         }
     }
 
-    /// Writes some steps of a panel as [`Panels`] have them, of their outputs the first or the second half or both.
+    /// Writes the tiles of some steps of a panel, the first or the second half of each step's or all.
     ///
     /// # Panics
     /// For steps that the panel does not have, or another length.
-    pub(crate) fn unpack(
+    pub(super) fn unpack(
         &self,
         panel: usize,
         steps: Range<usize>,
@@ -203,7 +196,7 @@ impl Compact {
     ) {
         assert_eq!(to.len(), steps.len() * halves.len() * STEP_LINES / 2, "room for {steps:?}");
         let groups = &self.panel(panel)[steps.start * STEP_BYTES..steps.end * STEP_BYTES];
-        // SAFETY: a processor with tiles has the vectors too; a half of a group is unpacked to two lines.
+        // SAFETY: a processor with tiles has the vectors too; a half of a step is unpacked to two tiles.
         unsafe {
             match (halves.start, halves.end) {
                 (0, 2) => avx512::unpack::<0, 2>(groups, self.exponents, to),
@@ -219,18 +212,19 @@ impl Compact {
             if place >= steps.len() * STEP {
                 break;
             }
-            let (group, place) = (place / GROUP, place % GROUP);
+            let (step, pair, place) = (place / STEP, place % STEP / GROUP, place % GROUP);
             if halves.contains(&(place / HALF)) {
-                let place = group * halves.len() * HALF + place - halves.start * HALF;
-                // SAFETY: there is room for these halves of all groups of the steps.
-                unsafe { values.add(place).write(other.value) };
+                let (tile, word) = (place / VECTOR, place % VECTOR);
+                let tile = step * halves.len() * VECTORS / 2 + tile - halves.start * VECTORS / 2;
+                // SAFETY: there is room for these tiles of all steps.
+                unsafe { values.add((tile * TILE + pair) * VECTOR + word).write(other.value) };
             }
         }
     }
 }
 
 /// A panel that is unpacked step by step.
-pub(crate) struct Unpacking<'a> {
+pub(super) struct Unpacking<'a> {
     weight: &'a Compact,
     panel: usize,
     /// Of two steps, in turn.
@@ -238,7 +232,7 @@ pub(crate) struct Unpacking<'a> {
 }
 
 impl<'a> Unpacking<'a> {
-    pub(crate) fn new(weight: &'a Compact, panel: usize) -> Self {
+    pub(super) fn new(weight: &'a Compact, panel: usize) -> Self {
         Self { weight, panel, values: [[const { MaybeUninit::uninit() }; _]; 2] }
     }
 }
@@ -248,11 +242,11 @@ impl Source for Unpacking<'_> {
         (self.weight.place(self.panel, step), STEP_BYTES)
     }
 
-    fn step(&mut self, step: usize, tiles: Range<usize>) -> (*const u8, usize) {
+    fn step(&mut self, step: usize, tiles: Range<usize>) -> *const u8 {
         let halves = tiles.start / 2..tiles.end / 2;
         let to = &mut self.values[step % 2][..halves.len() * STEP_LINES / 2];
         self.weight.unpack(self.panel, step..step + 1, halves, to);
-        (to.as_ptr().cast(), tiles.len() * size_of::<Line>())
+        to.as_ptr().cast()
     }
 }
 
@@ -260,8 +254,8 @@ fn exponent(value: bf16) -> u8 {
     (value.to_bits() >> 7) as u8
 }
 
-/// The exponents that most values have, and that of zeros.
-fn most_frequent(weight: &[bf16]) -> [u8; NUMBERED] {
+/// The exponents that most values have, and that of zeros; and how many values have none of these.
+fn most_frequent(weight: &[bf16]) -> ([u8; NUMBERED], usize) {
     let counts = weight
         .par_chunks(1 << 16)
         .fold(
@@ -274,7 +268,8 @@ fn most_frequent(weight: &[bf16]) -> [u8; NUMBERED] {
         .reduce(|| [0; 256], |a, b| std::array::from_fn(|exponent| a[exponent] + b[exponent]));
     let mut exponents: [u8; 256] = std::array::from_fn(|exponent| exponent as u8);
     exponents[1..].sort_by_key(|exponent| std::cmp::Reverse(counts[usize::from(*exponent)]));
-    std::array::from_fn(|number| exponents[(number + 1) % NUMBERED])
+    let left = exponents[NUMBERED..].iter().map(|exponent| counts[usize::from(*exponent)]).sum();
+    (std::array::from_fn(|number| exponents[(number + 1) % NUMBERED]), left)
 }
 
 /// The number of each exponent that has one.
@@ -289,7 +284,7 @@ fn numbers(exponents: [u8; NUMBERED]) -> [Option<u8>; 256] {
 /// In which half of a group's bytes, and which of them, a value is kept: a vector's bytes are put together 8 by 8.
 fn kept_at(place: usize) -> (usize, usize) {
     let (half, place) = (place / HALF, place % HALF);
-    let (vector, word) = (place / 32, place % 32);
+    let (vector, word) = (place / VECTOR, place % VECTOR);
     (half, word / 8 * 16 + vector * 8 + word % 8)
 }
 
@@ -322,8 +317,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        Activation,
-        panels::{Finish, PanelProduct, amx},
+        Activation, amx,
+        product::{FewRows, Finish},
+        tiled::{
+            Keep,
+            blocks::{Blocks, Layout},
+            weight::{MOST_FEW, Rows, Weight, inputs_of},
+        },
     };
 
     /// Values about as large as each other, but for every one of `every`, which may be any bits.
@@ -367,7 +367,7 @@ mod tests {
                 prop_assert_eq!(bits(&compact.row(row)), bits(values));
             }
             let mut room = vec![MaybeUninit::new(Line([0; 64])); steps * STEP_LINES];
-            for panel in 0..compact.count() {
+            for panel in 0..compact.panels() {
                 // In two pieces, as a panel may be unpacked from any step on.
                 let half = steps / 2;
                 let (first, second) = room.split_at_mut(half * STEP_LINES);
@@ -376,7 +376,7 @@ mod tests {
                 // SAFETY: lines of values, all of which were written.
                 let values: &[bf16] = unsafe { std::slice::from_raw_parts(room.as_ptr().cast(), steps * STEP) };
                 for (output, row) in weight.chunks(input).skip(panel * WIDTH).take(WIDTH).enumerate() {
-                    let unpacked: Vec<bf16> = compact.panels.row(values, output).flatten().copied().collect();
+                    let unpacked: Vec<bf16> = inputs_of(values, output).collect();
                     prop_assert_eq!(bits(&unpacked), bits(row));
                 }
             }
@@ -399,12 +399,18 @@ mod tests {
             for (number, value) in weight.iter_mut().step_by(301).enumerate() {
                 *value = bf16::from_f32((number % 32 + 2) as f32 * 100.0 * 2f32.powi((number % 32) as i32 / 4));
             }
-            let Some(compact) = Compact::new(&weight, input).unwrap() else { return Ok(()) };
-            prop_assert!(!compact.others.is_empty());
+            let Some(packed) = Weight::new(&weight, input, Keep::Compact).unwrap() else { return Ok(()) };
+            prop_assert!(packed.bytes() < 2 * output.next_multiple_of(WIDTH) * input, "compact");
             let x: Vec<bf16> =
                 (0..rows * input).map(|place| bf16::from_f32((place * 7 % 17) as f32 / 8.0 - 1.0)).collect();
             let finish = Finish::<f32> { bias: None, activation: Activation::None, residual: None };
-            let y = PanelProduct { weight: compact.weight(), x: &x, input, output, finish }.computed();
+            let y = match rows {
+                1..=MOST_FEW => Rows::new(&packed, &x, rows).product(output, finish),
+                _ => {
+                    let layout = Layout::Rows;
+                    Blocks { weight: &packed, x: &x, layout, rows, input, output, finish }.product(layout)
+                }
+            };
             for (place, y) in y.iter().enumerate() {
                 let (x, weight) = (&x[place / output * input..][..input], &weight[place % output * input..][..input]);
                 let products = x.iter().zip(weight).map(|(x, weight)| f64::from(*x) * f64::from(*weight));

@@ -12,11 +12,9 @@ use half::bf16;
 
 use super::{GROUP, GROUP_BYTES, HALF, NUMBERED, VECTORS};
 use crate::{
+    amx::{LINE, TILE, TILE_BYTES, ask_for},
     lines::Line,
-    panels::{
-        Sums,
-        amx::{LINE, ask_for},
-    },
+    product::Sums,
 };
 
 /// `a | b & c`
@@ -69,7 +67,7 @@ impl Unpacker {
     }
 }
 
-/// The values of whole groups, of their halves some.
+/// The tiles of whole steps, of their halves some.
 ///
 /// # Safety
 /// There is room for them in `to`.
@@ -81,16 +79,19 @@ pub(super) unsafe fn unpack<const FIRST: usize, const END: usize>(
 ) {
     let unpacker = Unpacker::new(exponents);
     let mut place = to.as_mut_ptr().cast::<u8>();
-    for group in groups.chunks_exact(GROUP_BYTES) {
-        for half in FIRST..END {
-            // SAFETY: a whole group; the caller answers for the room.
-            unsafe {
-                for vector in unpacker.half(group.as_ptr(), half) {
-                    _mm512_storeu_si512(place.cast(), vector);
-                    place = place.add(size_of::<Line>());
+    for step in groups.chunks_exact(TILE * GROUP_BYTES) {
+        for (pair, group) in step.chunks_exact(GROUP_BYTES).enumerate() {
+            for half in FIRST..END {
+                // SAFETY: a whole group; the caller answers for the room.
+                let vectors = unsafe { unpacker.half(group.as_ptr(), half) };
+                for (vector, values) in vectors.into_iter().enumerate() {
+                    let tile = (half - FIRST) * vectors.len() + vector;
+                    // SAFETY: as above.
+                    unsafe { _mm512_storeu_si512(place.add(tile * TILE_BYTES + pair * LINE).cast(), values) };
                 }
             }
         }
+        place = place.wrapping_add((END - FIRST) * VECTORS / 2 * TILE_BYTES);
     }
 }
 
