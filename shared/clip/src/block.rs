@@ -38,6 +38,35 @@ impl Module for LayerNorm {
     }
 }
 
+/// The map of a token to the embedding, whose matrix checkpoints store transposed.
+#[derive(Debug, Clone)]
+pub(crate) enum Projection {
+    /// `[width, embedding]`
+    Plain(Tensor),
+    Prepared(PreparedLinear),
+}
+
+impl Projection {
+    pub(crate) fn prepare(&mut self, compute: DType, backend: Backend) -> Result<()> {
+        if let Self::Plain(matrix) = self
+            && let Some(map) = PreparedLinear::new(&matrix.t()?, None, compute, backend)?
+        {
+            *self = Self::Prepared(map);
+        }
+        Ok(())
+    }
+}
+
+impl Module for Projection {
+    /// `[..., width]` to `[..., embedding]`
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Plain(matrix) => linear(x, &matrix.t()?, None),
+            Self::Prepared(map) => map.forward(x, Fused::None, None),
+        }
+    }
+}
+
 /// Queries, keys and values of one block, each `[batch, heads, tokens, head width]`.
 pub(crate) struct Projected {
     pub(crate) q: Tensor,

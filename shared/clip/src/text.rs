@@ -1,10 +1,10 @@
 use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use thicket_kernels::{Backend, Mask, linear};
+use thicket_kernels::{Backend, Mask};
 
 use crate::{
     Config,
-    block::{LayerNorm, Projected, Transformer, normal},
+    block::{LayerNorm, Projected, Projection, Transformer, normal},
 };
 
 /// The text side of CLIP with every token projected.
@@ -15,7 +15,7 @@ pub(crate) struct TextTower {
     positional_embedding: Tensor,
     transformer: Transformer,
     ln_final: LayerNorm,
-    text_projection: Tensor,
+    text_projection: Projection,
 }
 
 impl TextTower {
@@ -32,12 +32,17 @@ impl TextTower {
                 .to_dtype(builder.dtype())?,
             transformer: Transformer::new(text, builder.pp("transformer"))?,
             ln_final: LayerNorm::new(text, builder.pp("ln_final"))?,
-            text_projection: builder.get_with_hints((width, embed_dim), "text_projection", projection)?,
+            text_projection: Projection::Plain(builder.get_with_hints(
+                (width, embed_dim),
+                "text_projection",
+                projection,
+            )?),
         })
     }
 
-    /// Makes the products of the blocks ready for inference.
+    /// Makes the products ready for inference.
     pub(crate) fn prepare(&mut self, backend: Backend) -> Result<()> {
+        self.text_projection.prepare(self.positional_embedding.dtype(), backend)?;
         self.transformer.prepare(backend)
     }
 
@@ -57,6 +62,6 @@ impl TextTower {
     /// [`Self::before_last`] made: nobody looks at the others.
     pub(crate) fn finish(&self, x: &Tensor, projected: &Projected, rows: &Tensor) -> Result<Tensor> {
         let x = self.transformer.last_tokens(x, projected, &Mask::Causal, rows)?;
-        linear(&self.ln_final.forward(&x)?, &self.text_projection.t()?, None)
+        self.text_projection.forward(&self.ln_final.forward(&x)?)
     }
 }

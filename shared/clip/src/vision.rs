@@ -4,7 +4,7 @@ use thicket_kernels::{Activation, Backend, Mask, PreparedLinear, cast, linear};
 
 use crate::{
     Config,
-    block::{LayerNorm, Projected, Transformer, normal},
+    block::{LayerNorm, Projected, Projection, Transformer, normal},
 };
 
 /// The map of a patch's pixels to a token.
@@ -30,7 +30,7 @@ pub(crate) struct VisionTower {
     ln_pre: LayerNorm,
     transformer: Transformer,
     ln_post: LayerNorm,
-    proj: Tensor,
+    proj: Projection,
 }
 
 impl VisionTower {
@@ -55,11 +55,11 @@ impl VisionTower {
             ln_pre: LayerNorm::new(vision, builder.pp("ln_pre"))?,
             transformer: Transformer::new(vision, builder.pp("transformer"))?,
             ln_post: LayerNorm::new(vision, builder.pp("ln_post"))?,
-            proj: builder.get_with_hints((width, config.embed_dim), "proj", scale)?,
+            proj: Projection::Plain(builder.get_with_hints((width, config.embed_dim), "proj", scale)?),
         })
     }
 
-    /// Makes the products of the blocks ready for inference.
+    /// Makes the products ready for inference.
     pub(crate) fn prepare(&mut self, backend: Backend) -> Result<()> {
         if let PatchMap::Plain(weight) = &self.conv1
             && self.stride == self.patch
@@ -67,6 +67,7 @@ impl VisionTower {
         {
             self.conv1 = PatchMap::Prepared(map);
         }
+        self.proj.prepare(self.dtype, backend)?;
         self.transformer.prepare(backend)
     }
 
@@ -90,7 +91,7 @@ impl VisionTower {
     }
 
     fn embedded(&self, x: &Tensor) -> Result<Tensor> {
-        linear(&self.ln_post.forward(x)?, &self.proj.t()?, None)
+        self.proj.forward(&self.ln_post.forward(x)?)
     }
 
     /// What the first block sees, f32 `[batch, tokens, width]`.

@@ -67,6 +67,37 @@ fn products(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The two maps of an MLP in bf16, one after the other and at once: eight images of ViT-B/16 and 64 texts of CLIP.
+fn two_maps(criterion: &mut Criterion) {
+    let Some(library) = Library::get().ok().filter(|library| library.check_bf16().is_ok()) else { return };
+    let mut group = criterion.benchmark_group("two maps");
+    group.sample_size(10);
+    for (rows, width, inner) in [(1576, 768, 3072), (4928, 512, 2048)] {
+        let random = |shape: &[usize]| {
+            let values = Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
+            values.and_then(|values| values.to_dtype(DType::BF16)).expect("a tensor")
+        };
+        let (x, activation) = (random(&[rows, width]), Activation::QuickGelu);
+        let [first, next] = [(inner, width), (width, inner)].map(|(output, input)| {
+            let weight = random(&[output, input]);
+            let map = PreparedLinear::new(&weight, None, DType::BF16, Backend::OneDnn(library));
+            map.expect("a weight").expect("a product on the CPU")
+        });
+        group.throughput(Throughput::Elements(4 * (rows * width * inner) as u64));
+        let shape = format!("{rows}x{width}x{inner}");
+        group.bench_function(BenchmarkId::new("one after the other", &shape), |bencher| {
+            bencher.iter(|| {
+                let hidden = first.forward(black_box(&x), activation, None).expect("a product");
+                next.forward(&hidden, Activation::None, None).expect("a product")
+            });
+        });
+        group.bench_function(BenchmarkId::new("at once", &shape), |bencher| {
+            bencher.iter(|| first.forward_through(black_box(&x), activation, &next, None).expect("products"));
+        });
+    }
+    group.finish();
+}
+
 /// (batch, heads, key heads, queries, width of a head): eight images of ViT-B/16, 64 texts of CLIP, a prompt of Qwen2-VL-2B.
 const HEADS: [(usize, usize, usize, usize, usize, Mask); 3] =
     [(8, 12, 12, 197, 64, Mask::Full), (64, 8, 8, 77, 64, Mask::Causal), (1, 12, 2, 400, 128, Mask::Causal)];
@@ -102,6 +133,7 @@ fn heads(criterion: &mut Criterion) {
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     products(&mut criterion);
+    two_maps(&mut criterion);
     heads(&mut criterion);
     criterion.final_summary();
 }

@@ -1,6 +1,7 @@
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 use thicket_cuda::Scale;
 
@@ -75,9 +76,11 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, output: DType) -> Result<
 
 /// Mean and `1 / sqrt(var + eps)` of a row.
 fn moments(row: &[f32], eps: f32) -> (f32, f32) {
-    let n = row.len() as f32;
-    let mean = sum_of(row, |x| x) / n;
-    let variance = sum_of(row, |x| (x - mean) * (x - mean)) / n;
+    let (mean, variance) = thicket_onednn::moments(row).unwrap_or_else(|| {
+        let n = row.len() as f32;
+        let mean = sum_of(row, |x| x) / n;
+        (mean, sum_of(row, |x| (x - mean) * (x - mean)) / n)
+    });
     (mean, 1.0 / (variance + eps).sqrt())
 }
 
@@ -93,19 +96,53 @@ fn each_row(
     output: DType,
     of_row: impl Fn(&[f32]) -> (f32, f32) + Sync,
 ) -> CpuStorage {
+    let all = |x: &[f32], mean, scale, weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]| {
+        scaled(x, (mean, scale), weight, bias, y, |value| value);
+    };
+    let all_narrow = |x: &[f32], mean, scale, weight: &[f32], bias: Option<&[f32]>, y: &mut [bf16]| {
+        if !thicket_onednn::normalised(x, mean, scale, weight, bias, y) {
+            scaled(x, (mean, scale), weight, bias, y, rounded);
+        }
+    };
     if output == DType::BF16 {
-        CpuStorage::BF16(stored(x, weight, bias, rounded, of_row))
+        CpuStorage::BF16(each_piece(x, weight, bias, of_row, all_narrow))
     } else {
-        CpuStorage::F32(stored(x, weight, bias, |value| value, of_row))
+        CpuStorage::F32(each_piece(x, weight, bias, of_row, all))
     }
 }
 
-fn stored<T: Copy + Default + Send>(
+/// `(x - mean) * scale * weight + bias` of some values of a row.
+#[inline(always)]
+fn scaled<T>(
+    x: &[f32],
+    (mean, scale): (f32, f32),
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [T],
+    stored: impl Fn(f32) -> T,
+) {
+    let values = y.iter_mut().zip(x).zip(weight);
+    match bias {
+        Some(bias) => {
+            for (((y, x), weight), bias) in values.zip(bias) {
+                *y = stored((x - mean) * scale * weight + bias);
+            }
+        }
+        None => {
+            for ((y, x), weight) in values {
+                *y = stored((x - mean) * scale * weight);
+            }
+        }
+    }
+}
+
+/// Calls `write` with pieces of rows, the mean and scale of the row, and the weights and biases of its columns.
+fn each_piece<T: Copy + Default + Send>(
     x: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
-    stored: impl Fn(f32) -> T + Sync,
     of_row: impl Fn(&[f32]) -> (f32, f32) + Sync,
+    write: impl Fn(&[f32], f32, f32, &[f32], Option<&[f32]>, &mut [T]) + Sync,
 ) -> Vec<T> {
     let width = weight.len();
     // A row's mean and scale are found with its first values, and kept for the others.
@@ -121,19 +158,8 @@ fn stored<T: Copy + Default + Send>(
             };
             *known = Some((row, mean, scale));
             let output = &mut output[place - places.start..][..columns.len()];
-            let values = output.iter_mut().zip(&values[columns.clone()]).zip(&weight[columns.clone()]);
-            match bias {
-                Some(bias) => {
-                    for (((y, x), weight), bias) in values.zip(&bias[columns.clone()]) {
-                        *y = stored((x - mean) * scale * weight + bias);
-                    }
-                }
-                None => {
-                    for ((y, x), weight) in values {
-                        *y = stored((x - mean) * scale * weight);
-                    }
-                }
-            }
+            let bias = bias.map(|bias| &bias[columns.clone()]);
+            write(&values[columns.clone()], mean, scale, &weight[columns.clone()], bias, output);
             place += columns.len();
         }
     };
