@@ -88,9 +88,7 @@ impl Linear {
             Some(residual) => residual + y.to_dtype(DType::F32)?,
         }
     }
-}
 
-impl Linear {
     /// `next(activation(x W^T + b)) + residual`, with no activation of the next map: as two times [`Self::forward_into`], and faster where
     /// both are made ready for it.
     ///

@@ -38,7 +38,11 @@ pub(crate) trait FewRows: Sync {
     fn multiply(&self, group: Range<usize>, sums: &mut [Sums]);
 
     /// The finished product `[rows, output]`.
+    ///
+    /// # Panics
+    /// For more outputs than the panels have.
     fn product<R: Value>(&self, output: usize, finish: Finish<'_, R>) -> Vec<R> {
+        assert!(output <= self.panels() * self.width(), "{output} outputs of {} panels", self.panels());
         let mut y = Vec::with_capacity(self.rows() * output);
         let result = Target::new(&mut y, self.rows(), output);
         match finish.activation {

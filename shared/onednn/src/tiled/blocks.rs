@@ -308,8 +308,8 @@ impl<R: Value> Blocks<'_, R> {
     /// Of the rows behind a block's, which are multiplied next by the same outputs, the share of the block with this turn.
     fn rows_ahead(&self, factors: &Factors<'_>, turn: usize, turns: usize) -> Ahead {
         let ((stride, advance), lines) = (self.strides(), BLOCK.div_ceil(turns));
-        let behind = &raw const factors.rows[0];
-        let place = behind.wrapping_add(BLOCK * self.input).cast::<u8>().wrapping_add(turn * lines * stride);
+        let behind = factors.rows.as_ptr().wrapping_add(BLOCK * self.input).cast::<u8>();
+        let place = behind.wrapping_add(turn * lines * stride);
         Ahead { place, lines, stride, advance }
     }
 
