@@ -8,12 +8,14 @@ use candle_core::{
     CpuStorage, CustomOp3, DType, Device, DeviceLocation, Error, Layout, Result, Shape, Storage, Tensor,
     WithDType,
 };
+use half::bf16;
 use ndarray::{
     Array2, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, CowArray, Ix2, ShapeBuilder, Slice,
     linalg::general_mat_mul,
 };
 use parking_lot::Mutex;
 use rayon::prelude::*;
+use thicket_onednn::Rows;
 
 #[cfg(feature = "flash-attn")]
 use crate::flash;
@@ -276,6 +278,16 @@ impl<'a, T: WithDType> Heads<'a, T> {
         let shape = (self.rows, self.dim).strides((row_stride, column_stride));
         ArrayView2::from_shape(shape, &self.values[start..])
             .map_err(|cause| Error::Msg(format!("attention input: {cause}")))
+    }
+}
+
+impl<'a> Heads<'a, bf16> {
+    /// Some rows of a head, whose values lie side by side.
+    pub(crate) fn rows(&self, batch: usize, head: usize, rows: Range<usize>) -> Result<Rows<'a>> {
+        let [batch_stride, head_stride, row_stride, _] = self.strides;
+        let start = self.start + batch * batch_stride + head * head_stride + rows.start * row_stride;
+        let values = self.values.get(start..).unwrap_or_default();
+        Rows::new(values, rows.len(), self.dim, row_stride).map_err(Error::wrap)
     }
 }
 

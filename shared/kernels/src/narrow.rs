@@ -8,7 +8,7 @@ use std::{
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape};
 use half::bf16;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, Slice};
-use thicket_onednn::{DenseProduct, Head, Library, TiledAttention, exponentials};
+use thicket_onednn::{self as onednn, DenseProduct, Library, TiledAttention, exponentials};
 
 use crate::{
     attention::{Heads, Part, Sizes, by_heads},
@@ -53,24 +53,26 @@ impl CustomOp3 for NarrowAttention {
     ) -> Result<(CpuStorage, Shape)> {
         let Sizes { batch, heads, queries, dim, .. } = self.sizes;
         let (q, k, v) = (Heads::new(q, q_layout)?, Heads::new(k, k_layout)?, Heads::new(v, v_layout)?);
+        let shape = [batch, queries, heads, dim];
         let whole_rows = q.has_whole_rows() && k.has_whole_rows() && v.has_whole_rows();
-        let in_tiles = self.tiles && whole_rows && TiledAttention::new().is_some();
-        let products = if in_tiles { HashMap::new() } else { self.products()? };
-        let output = by_heads([batch, queries, heads, dim], 1, |index, head| {
+        if self.tiles
+            && whole_rows
+            && let Some(tiled) = TiledAttention::new()
+        {
+            let parts = self.tiled_parts([&q, &k, &v])?;
+            let output = tiled.forward(shape, self.scale, &parts).map_err(Error::wrap)?;
+            return Ok((CpuStorage::BF16(output), Shape::from(shape.as_slice())));
+        }
+        let products = self.products()?;
+        let output = by_heads(shape, 1, |index, head| {
             let mut head = head.index_axis_move(Axis(1), 0);
             thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
             let (b, h) = (index / heads, index % heads);
             let kv_head = h / self.sizes.group();
             let (q, k, v) = (q.head(b, h)?, k.head(b, kv_head)?, v.head(b, kv_head)?);
             SCRATCH.with_borrow_mut(|scratch| {
-                if in_tiles && let Some(tiled) = &mut scratch.tiled {
-                    for part in &self.parts[b] {
-                        self.attend_in_tiles(part, [q, k, v], tiled, head.view_mut());
-                    }
-                } else {
-                    for part in &self.parts[b] {
-                        self.attend(part, &products[&shape(part)], [q, k, v], scratch, head.view_mut())?;
-                    }
+                for part in &self.parts[b] {
+                    self.attend(part, &products[&shape_of(part)], [q, k, v], scratch, head.view_mut())?;
                 }
                 if scratch.kept() > KEPT {
                     *scratch = Scratch::default();
@@ -78,13 +80,13 @@ impl CustomOp3 for NarrowAttention {
                 Ok(())
             })
         })?;
-        Ok((CpuStorage::BF16(output), Shape::from((batch, queries, heads, dim))))
+        Ok((CpuStorage::BF16(output), Shape::from(shape.as_slice())))
     }
 }
 
 /// What a thread uses from head to head, and keeps where it is no more than [`KEPT`].
+#[derive(Default)]
 struct Scratch {
-    tiled: Option<TiledAttention>,
     q: Vec<bf16>,
     k: Vec<bf16>,
     v: Vec<bf16>,
@@ -94,26 +96,10 @@ struct Scratch {
     mixed: Vec<f32>,
 }
 
-impl Default for Scratch {
-    fn default() -> Self {
-        Self {
-            tiled: TiledAttention::new(),
-            q: Vec::new(),
-            k: Vec::new(),
-            v: Vec::new(),
-            scores: Vec::new(),
-            weights: Vec::new(),
-            sums: Vec::new(),
-            mixed: Vec::new(),
-        }
-    }
-}
-
 impl Scratch {
-    /// Bytes of what grows with the square of a sequence, or with it in tiles.
+    /// Bytes of what grows with the square of a sequence.
     fn kept(&self) -> usize {
-        let tiled = self.tiled.as_ref().map_or(0, TiledAttention::kept);
-        size_of::<f32>() * self.scores.capacity() + tiled
+        size_of::<f32>() * self.scores.capacity()
     }
 }
 
@@ -124,7 +110,7 @@ struct Products {
 }
 
 /// Queries and keys of a part, rounded up.
-fn shape(part: &Part) -> (usize, usize) {
+fn shape_of(part: &Part) -> (usize, usize) {
     (part.queries.len().next_multiple_of(QUERIES_STEP), part.keys().next_multiple_of(KEYS_STEP))
 }
 
@@ -136,7 +122,7 @@ impl NarrowAttention {
             DenseProduct::new(self.library, rows, inner, columns, transposed).map_err(Error::wrap)
         };
         let mut products = HashMap::new();
-        for (rows, keys) in self.parts.iter().flatten().map(shape) {
+        for (rows, keys) in self.parts.iter().flatten().map(shape_of) {
             if let Entry::Vacant(place) = products.entry((rows, keys)) {
                 let score = made(rows, dim, keys, true)?;
                 place.insert(Products { score, mix: made(rows, keys, dim, false)? });
@@ -145,26 +131,25 @@ impl NarrowAttention {
         Ok(products)
     }
 
-    /// [`Self::attend`] without the library.
-    fn attend_in_tiles(
-        &self,
-        part: &Part,
-        [q, k, v]: [ArrayView2<'_, bf16>; 3],
-        tiled: &mut TiledAttention,
-        mut head: ArrayViewMut2<'_, bf16>,
-    ) {
-        let seen = || (0..part.shared).chain(part.own.clone());
-        let head_of_part = Head {
-            dim: self.sizes.dim,
-            scale: self.scale,
-            queries: rows(q, part.queries.clone()),
-            keys: rows(k, seen()),
-            values: rows(v, seen()),
-            visible: |query| part.visible(query),
-        };
-        let mut target = head.slice_axis_mut(Axis(0), Slice::from(part.queries.clone()));
-        let targets = target.rows_mut().into_iter().map(|row| row.into_slice().unwrap_or_default());
-        tiled.attend(head_of_part, targets);
+    /// The parts of every head, as they are attended without the library.
+    fn tiled_parts<'a>(&self, [q, k, v]: [&Heads<'a, bf16>; 3]) -> Result<Vec<onednn::Part<'a>>> {
+        let Sizes { batch, heads, .. } = self.sizes;
+        let mut parts = Vec::new();
+        for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
+            let kv_head = h / self.sizes.group();
+            for Part { queries, shared, own, causal } in &self.parts[b] {
+                let seen = |heads: &Heads<'a, bf16>| -> Result<_> {
+                    Ok([heads.rows(b, kv_head, 0..*shared)?, heads.rows(b, kv_head, own.clone())?])
+                };
+                parts.push(onednn::Part {
+                    queries: q.rows(b, h, queries.clone())?,
+                    keys: seen(k)?,
+                    values: seen(v)?,
+                    causal: *causal,
+                });
+            }
+        }
+        Ok(parts)
     }
 
     /// Writes the part's rows of one head.
@@ -178,7 +163,7 @@ impl NarrowAttention {
     ) -> Result<()> {
         let dim = self.sizes.dim;
         let count = part.queries.len();
-        let (rows, keys) = shape(part);
+        let (rows, keys) = shape_of(part);
         gather(&mut scratch.q, rows, [(q, part.queries.clone())]);
         let seen = [0..part.shared, part.own.clone()];
         gather(&mut scratch.k, keys, seen.clone().map(|range| (k, range)));
@@ -204,11 +189,6 @@ impl NarrowAttention {
         }
         Ok(())
     }
-}
-
-/// Rows of a matrix, which lie in one piece each.
-fn rows(matrix: ArrayView2<'_, bf16>, places: impl Iterator<Item = usize>) -> impl Iterator<Item = &[bf16]> {
-    places.map(move |row| matrix.index_axis_move(Axis(0), row).to_slice().unwrap_or_default())
 }
 
 /// Copies rows of matrices, one below the other, and fills up with zeros to so many rows.

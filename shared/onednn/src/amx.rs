@@ -243,6 +243,77 @@ pub(crate) unsafe fn multiply_two_tiles(x: *const u8, y: *const u8, row: usize, 
     }
 }
 
+/// Sums of 16 rows by 32 columns, of which there are two: while those of one product are added up, the ones of the product before are
+/// stored.
+macro_rules! pair_of_sums {
+    ($name:ident, $left:tt, $right:tt) => {
+        pub(crate) mod $name {
+            use std::arch::asm;
+
+            use super::LINE;
+
+            /// Adds the products of a step, of a tile of rows, so many bytes apart, by two tiles one after the other, to the sums, or to
+            /// none.
+            ///
+            /// # Safety
+            /// As [`super::clear_sums`].
+            #[inline(always)]
+            pub(crate) unsafe fn multiply(begin: bool, x: *const u8, row: usize, factor: *const u8) {
+                // SAFETY: the caller answers for it.
+                unsafe {
+                    if begin {
+                        asm!(
+                            concat!("tilezero ", $left),
+                            concat!("tilezero ", $right),
+                            out($left) _,
+                            out($right) _,
+                            options(nostack, nomem),
+                        );
+                    }
+                    asm!(
+                        "tileloadd tmm4, [{x} + {row}*1]",
+                        "tileloadd tmm6, [{factor} + {line}*1]",
+                        concat!("tdpbf16ps ", $left, ", tmm4, tmm6"),
+                        "tileloadd tmm7, [{factor} + {line}*1 + 1024]",
+                        concat!("tdpbf16ps ", $right, ", tmm4, tmm7"),
+                        x = in(reg) x,
+                        row = in(reg) row,
+                        factor = in(reg) factor,
+                        line = in(reg) LINE,
+                        out($left) _,
+                        out($right) _,
+                        out("tmm4") _,
+                        out("tmm6") _,
+                        out("tmm7") _,
+                        options(nostack, readonly),
+                    );
+                }
+            }
+
+            /// Stores the sums from `first` on, their rows `row` bytes apart.
+            ///
+            /// # Safety
+            /// As [`super::clear_sums`].
+            #[inline(always)]
+            pub(crate) unsafe fn store(first: *mut u8, row: usize) {
+                // SAFETY: the caller answers for it.
+                unsafe {
+                    asm!(
+                        concat!("tilestored [{first} + {row}*1], ", $left),
+                        concat!("tilestored [{first} + {row}*1 + 64], ", $right),
+                        first = in(reg) first,
+                        row = in(reg) row,
+                        options(nostack),
+                    );
+                }
+            }
+        }
+    };
+}
+
+pair_of_sums!(even, "tmm0", "tmm1");
+pair_of_sums!(odd, "tmm2", "tmm3");
+
 /// Asks for a line of memory.
 #[inline(always)]
 pub(crate) fn ask_for<const HINT: i32>(place: *const u8) {

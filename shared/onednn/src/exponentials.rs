@@ -17,13 +17,13 @@ pub fn exponentials(scores: &[f32], scale: f32, weights: &mut [bf16]) -> Option<
         && std::is_x86_feature_detected!("avx512bf16")
     {
         // SAFETY: the processor has them.
-        return Some(unsafe { avx512::exponentials(scores, avx512::largest(scores), scale, weights) });
+        return Some(unsafe { avx512::exponentials(scores, scale, weights) });
     }
     None
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::{exponentials as exponentials_in_vectors, largest, power_of_two};
+pub(crate) use avx512::power_of_two;
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
@@ -43,9 +43,8 @@ mod avx512 {
     const ABOVE_WHOLE: i32 = 0b1001;
 
     /// The largest of some scores, of which none that is no number.
-    #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(crate) fn largest(scores: &[f32]) -> f32 {
+    fn largest(scores: &[f32]) -> f32 {
         let least = _mm512_set1_ps(f32::NEG_INFINITY);
         let mut top = least;
         let (chunks, rest) = scores.as_chunks::<LANES>();
@@ -58,13 +57,11 @@ mod avx512 {
         _mm512_reduce_max_ps(_mm512_max_ps(rest, top))
     }
 
-    /// [`super::exponentials`], given the largest score. Many rows' are found first, so that they do not wait for each other.
-    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    pub(crate) fn exponentials(scores: &[f32], largest: f32, scale: f32, weights: &mut [bf16]) -> f32 {
+    pub(super) fn exponentials(scores: &[f32], scale: f32, weights: &mut [bf16]) -> f32 {
         assert!(!scores.is_empty() && scores.len() <= weights.len(), "weights of {} scores", scores.len());
         let factor = scale * std::f32::consts::LOG2_E;
-        let (factor, offset) = (_mm512_set1_ps(factor), _mm512_set1_ps(-(factor * largest)));
+        let (factor, offset) = (_mm512_set1_ps(factor), _mm512_set1_ps(-(factor * largest(scores))));
         let whole = scores.len() - scores.len() % LANES;
         let mut sum = _mm512_setzero_ps();
         for first in (0..whole).step_by(LANES) {

@@ -32,7 +32,7 @@ mod target;
 mod tiled;
 mod tiles;
 
-pub use attention::{Head, TiledAttention};
+pub use attention::{Part, Rows, TiledAttention};
 pub use dense::DenseProduct;
 pub use error::{Error, Missing};
 pub use exponentials::exponentials;

@@ -46,16 +46,20 @@ pub fn normalised(
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m256bh, __m256i, __m512, __mmask16, _mm256_mask_storeu_epi16, _mm512_add_ps, _mm512_cvtneps_pbh,
-        _mm512_fmadd_ps, _mm512_maskz_loadu_ps, _mm512_maskz_sub_ps, _mm512_mul_ps, _mm512_reduce_add_ps,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
+        __m256bh, __m256i, __m512, __mmask16, _MM_HINT_T0, _mm256_mask_storeu_epi16, _mm512_add_ps,
+        _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_maskz_loadu_ps, _mm512_maskz_sub_ps, _mm512_mul_ps,
+        _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
     };
 
     use half::bf16;
 
+    use crate::amx::ask_for;
+
     const LANES: usize = 16;
     /// Sums side by side, so that none waits for the one before it.
     const SUMS: usize = 4;
+    /// Values that are asked for so far ahead, behind the row too: the next one lies there where rows are taken in turn.
+    const AHEAD: usize = 1024;
 
     #[target_feature(enable = "avx512f")]
     pub(super) fn moments(values: &[f32]) -> (f32, f32) {
@@ -63,8 +67,9 @@ mod avx512 {
         let mut sums = [_mm512_setzero_ps(); SUMS];
         for first in (0..values.len()).step_by(SUMS * LANES) {
             for (at, sum) in sums.iter_mut().enumerate() {
-                *sum =
-                    _mm512_add_ps(*sum, load(values, first + at * LANES, there(values, first + at * LANES)));
+                let first = first + at * LANES;
+                ask_for::<_MM_HINT_T0>(values.as_ptr().wrapping_add(first + AHEAD).cast());
+                *sum = _mm512_add_ps(*sum, load(values, first, there(values, first)));
             }
         }
         let mean = total(sums) / count;

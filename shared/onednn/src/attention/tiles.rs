@@ -1,342 +1,346 @@
-//! 32 queries at a time are multiplied by the keys that they see, so that their scores and weights stay in near caches.
+//! A head, 16 queries at a time, first by its keys and then by its values.
+//!
+//! The keys stay in the first cache while the scores of one tile of queries after another are made and become weights, and then the
+//! values stay there while those weights pass by. The scores of the next queries are multiplied between the rows of weights: the tiles
+//! work while the vectors do.
 
-use std::arch::x86_64::{
-    __m256bh, __m256i, __m512i, __mmask32, _MM_HINT_T1, _mm256_mask_storeu_epi16, _mm512_castsi512_si256,
-    _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_extracti64x4_epi64, _mm512_maskz_loadu_epi16,
-    _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_ps, _mm512_setzero_si512,
-    _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_si512, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+use std::{
+    arch::x86_64::{
+        __m512i, __mmask32, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mask_storeu_epi16, _mm512_mul_ps,
+        _mm512_permutexvar_epi64, _mm512_set1_ps, _mm512_setr_epi64,
+    },
+    cell::RefCell,
+    mem::{swap, transmute},
+    ops::Range,
 };
 
 use half::bf16;
+use rayon::prelude::*;
 
-use super::Head;
+use super::{
+    Part, Rows,
+    packed::{STEP, pack_keys, pack_queries, pack_values, room},
+    weights::{largest, weigh},
+};
 use crate::{
-    amx::{self, BLOCK, DEPTH, LINE, TILE, Tiles, ask_for},
-    exponentials::{exponentials_in_vectors, largest},
+    amx::{self, BLOCK, DEPTH, TILE, Tiles},
+    lines::Line,
+    target::Target,
 };
 
-/// Two values that one step multiplies and adds.
-type Pair = [bf16; 2];
-/// Pairs of a step.
-const PAIRS: usize = DEPTH / 2;
-/// Pairs of a tile, and of a step of a packed factor, which is two of them.
-const TILE_PAIRS: usize = PAIRS * TILE;
-const STEP_PAIRS: usize = 2 * TILE_PAIRS;
 /// Values of a vector in f32.
 const LANES: usize = 16;
+/// Bytes that a thread keeps.
+const KEPT: usize = 4 << 20;
+/// Lines of weights that are made before they are multiplied by the values: the second cache has room for them.
+const WEIGHTS: usize = 256 * 1024 / size_of::<Line>();
 
-/// What a head needs, its dimensions filled up with zeros to whole blocks.
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    /// `[queries][dim]`
-    queries: Vec<bf16>,
-    /// `[keys / 32][dim / 32][2][16][16]`
-    keys: Vec<Pair>,
-    /// `[dim / 32][keys / 32][2][16][16]`
-    values: Vec<Pair>,
-    /// Of a block of queries, `[32][keys]`.
+/// What a thread needs for a part.
+#[derive(Default)]
+struct Memory {
+    queries: Vec<Line>,
+    keys: Vec<Line>,
+    values: Vec<Line>,
+    /// Of two tiles of queries, `[2][16][keys]`.
     scores: Vec<f32>,
-    weights: Vec<bf16>,
-    /// `[32][dim]`
+    /// Of some tiles of queries, `[queries][keys / 32]`, and the sum of each row.
+    weights: Vec<Line>,
+    sums: Vec<f32>,
+    /// Of a tile of queries, `[16][dim]`, in the order of the packed values.
     mixed: Vec<f32>,
 }
 
+/// See [`super::TiledAttention::forward`], which has checked the parts.
+pub(super) fn attended(
+    [batch, queries, heads, dim]: [usize; 4],
+    scale: f32,
+    parts: &[Part<'_>],
+) -> Vec<bf16> {
+    thread_local!(static MEMORY: RefCell<Memory> = RefCell::default());
+    let values = batch * queries * heads * dim;
+    let mut result = Vec::with_capacity(values);
+    if values == 0 {
+        return result;
+    }
+    let target = Target::new(&mut result, batch * queries, heads * dim);
+    let mut begun = Vec::with_capacity(parts.len());
+    let mut first = 0;
+    for part in parts {
+        begun.push((first, part));
+        first += part.queries.count;
+    }
+    begun.into_par_iter().for_each(|(first, part)| {
+        let (head, first) = (first / queries, first % queries);
+        let (row, column) = (head / heads * queries + first, head % heads * dim);
+        MEMORY.with_borrow_mut(|memory| {
+            // SAFETY: there is no attention without AMX, nor that without the vectors. The parts have every query of every head once.
+            unsafe { memory.attend(part, scale, |query| target.place(row + query, column)) };
+            if memory.bytes() > KEPT {
+                *memory = Memory::default();
+            }
+        });
+    });
+    // SAFETY: the parts have every query of every head.
+    unsafe { result.set_len(values) };
+    result
+}
+
 impl Memory {
-    pub(super) fn new() -> Option<Self> {
-        amx::available().then(Self::default)
+    fn bytes(&self) -> usize {
+        let lines = [&self.queries, &self.keys, &self.values, &self.weights].map(Vec::capacity);
+        let values = [&self.scores, &self.sums, &self.mixed].map(Vec::capacity);
+        lines.iter().sum::<usize>() * size_of::<Line>() + values.iter().sum::<usize>() * size_of::<f32>()
     }
 
-    pub(super) fn kept(&self) -> usize {
-        let narrow = self.queries.capacity() + self.weights.capacity();
-        let wide =
-            self.keys.capacity() + self.values.capacity() + self.scores.capacity() + self.mixed.capacity();
-        size_of::<bf16>() * narrow + size_of::<f32>() * wide
-    }
-
-    pub(super) fn attend<'a, Q, K, V, S>(
-        &mut self,
-        Head { dim, scale, queries, keys, values, visible }: Head<Q, K, V, S>,
-        mut targets: impl ExactSizeIterator<Item = &'a mut [bf16]>,
-    ) where
-        Q: Iterator<Item = &'a [bf16]>,
-        K: Iterator<Item = &'a [bf16]>,
-        V: Iterator<Item = &'a [bf16]>,
-        S: Fn(usize) -> usize,
-    {
-        let filled = dim.next_multiple_of(DEPTH);
-        let count = targets.len();
-        let taken = gather(&mut self.queries, queries.take(count), dim, filled);
-        assert_eq!(taken, count, "queries of attention");
-        self.queries.resize(count.next_multiple_of(BLOCK) * filled, bf16::ZERO);
-        // SAFETY: a processor with AMX, without which there is no memory, has the vectors.
-        let there = unsafe { pack_keys(&mut self.keys, keys, dim, filled) };
-        let columns = there.next_multiple_of(BLOCK);
-        // SAFETY: as above.
-        let taken = unsafe { pack_values(&mut self.values, values.take(there), dim, [filled, columns]) };
-        assert_eq!(taken, there, "values of attention");
-        self.scores.resize(BLOCK * columns, 0.0);
-        self.weights.resize(BLOCK * columns, bf16::ZERO);
-        self.mixed.resize(BLOCK * filled, 0.0);
+    /// # Safety
+    /// AMX is there, and nobody else holds the `dim` values at the targets of the queries.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn attend(&mut self, part: &Part<'_>, scale: f32, target: impl Fn(usize) -> *mut bf16) {
+        let Self { queries, keys, values, scores, weights, sums, mixed } = self;
+        let head = Head {
+            part,
+            queries: pack_queries(queries, part.queries),
+            keys: pack_keys(keys, &part.keys),
+            values: pack_values(values, &part.values),
+            steps: part.queries.dim.div_ceil(DEPTH),
+            lines: part.keys().div_ceil(BLOCK),
+        };
+        let scale = scale * std::f32::consts::LOG2_E;
+        let of_scores = TILE * head.columns();
+        let of_weights = TILE * head.lines;
+        let blocks = part.queries.count.div_ceil(TILE);
+        let together = (WEIGHTS / of_weights).clamp(1, blocks);
+        scores.resize(2 * of_scores, 0.0);
+        sums.resize(together * TILE, 0.0);
+        mixed.resize(TILE * head.width(), 0.0);
+        let weights = room(weights, together * of_weights);
+        let (mut scores, mut next_scores) = scores.split_at_mut(of_scores);
         // SAFETY: AMX is there.
         let _tiles = unsafe { Tiles::shaped(BLOCK) };
-        for first in (0..count).step_by(BLOCK) {
-            let mut seen = [0; BLOCK];
-            let seen = &mut seen[..BLOCK.min(count - first)];
-            for (query, seen) in seen.iter_mut().enumerate() {
-                *seen = visible(first + query);
-                assert!((1..=there).contains(seen), "a query sees {seen} of {there} keys");
+        for first in (0..blocks).step_by(together) {
+            let group = first..blocks.min(first + together);
+            let mut products = Products::default();
+            // SAFETY: the tiles have the shapes of a block.
+            unsafe {
+                head.score(&head.block(first), 0..TILE, scores, &mut products);
+                products.store();
             }
-            // SAFETY: the tiles have the shapes of a block, and the memory was made for `columns` keys of `filled` values.
-            let sums = unsafe { self.attend_block(first, [filled, columns], scale, seen) };
-            for (row, sum) in sums[..seen.len()].iter().enumerate() {
-                let target = targets.next().unwrap_or_default();
-                assert_eq!(target.len(), dim, "target of attention");
-                // SAFETY: the processor has the vectors.
-                unsafe { narrow(&self.mixed[row * filled..][..dim], 1.0 / sum, target) };
+            let rows_of_weights = weights.chunks_exact_mut(of_weights).zip(sums.chunks_exact_mut(TILE));
+            for (number, (weights, sums)) in group.clone().zip(rows_of_weights) {
+                let block = head.block(number);
+                let next = (number + 1 < group.end).then(|| head.block(number + 1));
+                let mut tops = [0.0; TILE];
+                // All of them first, so that no row waits for its own.
+                for row in block.own.clone() {
+                    tops[row] = largest(head.seen(&block, row, scores));
+                }
+                let mut products = Products::default();
+                for row in 0..TILE {
+                    if block.own.contains(&row) {
+                        let weights = &mut weights[row * head.lines..][..block.lines];
+                        sums[row] = weigh(head.seen(&block, row, scores), tops[row], scale, weights);
+                    }
+                    if let Some(next) = &next {
+                        // SAFETY: as above.
+                        unsafe { head.score(next, row..row + 1, next_scores, &mut products) };
+                    }
+                }
+                // SAFETY: as above.
+                unsafe { products.store() };
+                swap(&mut scores, &mut next_scores);
+            }
+            let rows_of_weights = weights.chunks_exact(of_weights).zip(sums.chunks_exact(TILE));
+            for (number, (weights, sums)) in group.zip(rows_of_weights) {
+                let block = head.block(number);
+                // SAFETY: as above.
+                unsafe { head.mix(&block, weights, mixed) };
+                for row in block.own {
+                    let mixed = &mixed[row * head.width()..][..head.width()];
+                    // SAFETY: the target is `dim` values that nobody else holds.
+                    unsafe { in_order(mixed, 1.0 / sums[row], target(block.first + row), part.queries.dim) };
+                }
             }
         }
     }
+}
 
-    /// The values of a block's queries, each mixed by its weights, whose sums are returned.
+/// A tile of queries.
+struct Block {
+    /// The first that is read.
+    first: usize,
+    /// Those that are attended of the 16 that are read: the tile before has others, or there are none.
+    own: Range<usize>,
+    /// Lines of weights of the keys that they see.
+    lines: usize,
+}
+
+/// A part with its factors packed.
+struct Head<'a> {
+    part: &'a Part<'a>,
+    /// At least a tile of them.
+    queries: Rows<'a>,
+    keys: &'a [Line],
+    values: &'a [Line],
+    /// Of a row of queries, keys or values.
+    steps: usize,
+    /// Of a row of weights, for all keys.
+    lines: usize,
+}
+
+impl Head<'_> {
+    /// Scores of a row.
+    fn columns(&self) -> usize {
+        self.lines * BLOCK
+    }
+
+    /// Values of a row that is mixed.
+    fn width(&self) -> usize {
+        self.steps * DEPTH
+    }
+
+    fn block(&self, number: usize) -> Block {
+        let nominal = number * TILE;
+        let first = nominal.min(self.queries.count - TILE);
+        let end = self.part.queries.count.min(nominal + TILE);
+        Block { first, own: nominal - first..end - first, lines: self.part.seen(end - 1).div_ceil(BLOCK) }
+    }
+
+    /// The scores of a row that its query sees.
+    fn seen<'a>(&self, block: &Block, row: usize, scores: &'a [f32]) -> &'a [f32] {
+        &scores[row * self.columns()..][..self.part.seen(block.first + row)]
+    }
+
+    /// Multiplies a tile of queries by the keys that they see, a share of them for each of 16 `turns`.
     ///
     /// # Safety
-    /// AMX is there, the thread's tiles have the shapes of a block, and the memory holds blocks from the `first` query on and as many
-    /// keys and values as are seen.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn attend_block(
-        &mut self,
-        first: usize,
-        [filled, columns]: [usize; 2],
-        scale: f32,
-        seen: &[usize],
-    ) -> [f32; BLOCK] {
-        let blocks = seen.iter().copied().fold(0, usize::max).div_ceil(BLOCK);
-        let queries = self.queries[first * filled..].as_ptr();
-        for block in 0..blocks {
-            let keys = self.keys[block * BLOCK * filled / 2..].as_ptr();
-            let scores = self.scores[block * BLOCK..].as_mut_ptr();
-            // SAFETY: a block of queries, of keys and of scores.
-            unsafe { product(queries, filled, keys, filled / DEPTH, scores, columns) };
+    /// The thread's tiles have the shapes of a block, and the scores are stored at the end.
+    #[inline]
+    unsafe fn score(&self, block: &Block, turns: Range<usize>, scores: &mut [f32], products: &mut Products) {
+        assert!(scores.len() == TILE * self.columns());
+        let rows = &self.queries.values[block.first * self.queries.stride..];
+        for line in turns.start * block.lines / TILE..turns.end * block.lines / TILE {
+            let product = Product {
+                rows: rows.as_ptr(),
+                stride: self.queries.stride,
+                factor: self.keys[line * self.steps * STEP..].as_ptr(),
+                steps: self.steps,
+                sums: scores[line * BLOCK..].as_mut_ptr(),
+                width: self.columns(),
+            };
+            // SAFETY: a tile of queries is there, and a block of keys for each line of weights.
+            unsafe { products.multiply(product) };
         }
-        let mut tops = [0.0; BLOCK];
-        for (row, (top, &seen)) in tops.iter_mut().zip(seen).enumerate() {
-            *top = largest(&self.scores[row * columns..][..seen]);
+    }
+
+    /// Multiplies the weights of a tile of queries by the values.
+    ///
+    /// # Safety
+    /// The thread's tiles have the shapes of a block.
+    unsafe fn mix(&self, block: &Block, weights: &[Line], mixed: &mut [f32]) {
+        assert!(weights.len() == TILE * self.lines && mixed.len() == TILE * self.width());
+        let mut products = Products::default();
+        for step in 0..self.steps {
+            let product = Product {
+                rows: weights.as_ptr().cast(),
+                stride: self.columns(),
+                factor: self.values[step * self.lines * STEP..].as_ptr(),
+                steps: block.lines,
+                sums: mixed[step * BLOCK..].as_mut_ptr(),
+                width: self.width(),
+            };
+            // SAFETY: asserted; of the values there are as many blocks as of the keys.
+            unsafe { products.multiply(product) };
         }
-        let mut sums = [1.0; BLOCK];
-        for (row, (sum, &seen)) in sums.iter_mut().zip(seen).enumerate() {
-            let scores = &self.scores[row * columns..][..seen];
-            let weights = &mut self.weights[row * columns..][..blocks * BLOCK];
-            *sum = exponentials_in_vectors(scores, tops[row], scale, weights);
-        }
-        for block in 0..filled / BLOCK {
-            let values = self.values[block * BLOCK * columns / 2..].as_ptr();
-            let mixed = self.mixed[block * BLOCK..].as_mut_ptr();
-            // SAFETY: a block of weights, of values and of what they are mixed to.
-            unsafe { product(self.weights.as_ptr(), columns, values, blocks, mixed, filled) };
-        }
-        sums
+        // SAFETY: as above.
+        unsafe { products.store() };
     }
 }
 
-/// The product of 32 rows, `row` values apart, by a packed factor of 32 columns, to `sums` that are `width` values apart.
-///
-/// # Safety
-/// The thread's tiles have the shapes of a block, and everything is as long as the steps need.
-unsafe fn product(
+/// The product of 16 rows by 32 columns.
+#[derive(Clone, Copy)]
+struct Product {
     rows: *const bf16,
-    row: usize,
-    factor: *const Pair,
+    /// Values from row to row.
+    stride: usize,
+    factor: *const Line,
     steps: usize,
     sums: *mut f32,
+    /// Sums from row to row.
     width: usize,
-) {
-    let (rows, row) = (rows.cast::<u8>(), row * size_of::<bf16>());
-    let width = width * size_of::<f32>();
-    let sums = sums.cast::<u8>();
-    // SAFETY: the caller answers for it.
-    unsafe {
-        amx::clear_sums();
+}
+
+/// Multiplies product after product, and stores the sums of each when the next has begun: they take a while.
+#[derive(Default)]
+struct Products {
+    odd: bool,
+    unstored: Option<Product>,
+}
+
+impl Products {
+    /// # Safety
+    /// The thread's tiles have the shapes of a block, and everything is as long as the steps need until the sums are stored.
+    #[inline]
+    unsafe fn multiply(&mut self, product: Product) {
+        let Product { rows, stride, factor, steps, .. } = product;
+        let row = stride * size_of::<bf16>();
         for step in 0..steps {
-            let rows = rows.add(step * DEPTH * size_of::<bf16>());
-            let factor = factor.add(step * STEP_PAIRS).cast();
-            amx::multiply_two_tiles(rows, rows.add(TILE * row), row, factor);
-        }
-        amx::store_sums(sums, sums.add(TILE * width), width);
-    }
-}
-
-/// Asks for what lies behind a row: that of the next head, where the heads of a token lie side by side, and the thread's next work.
-fn ask_for_next_head(row: &[bf16]) {
-    let next = row.as_ptr_range().end.cast::<u8>();
-    for line in (0..size_of_val(row)).step_by(LINE) {
-        ask_for::<_MM_HINT_T1>(next.wrapping_add(line));
-    }
-}
-
-/// Copies rows of `dim` values, each filled up with zeros, and returns how many there were.
-fn gather<'a>(
-    memory: &mut Vec<bf16>,
-    rows: impl Iterator<Item = &'a [bf16]>,
-    dim: usize,
-    filled: usize,
-) -> usize {
-    memory.clear();
-    let mut count = 0;
-    for row in rows {
-        assert_eq!(row.len(), dim, "query of attention");
-        ask_for_next_head(row);
-        memory.extend_from_slice(row);
-        memory.resize(memory.len() + filled - dim, bf16::ZERO);
-        count += 1;
-    }
-    count
-}
-
-/// Keys as pairs of their values, those of 32 keys side by side; returns how many there were.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn pack_keys<'a>(
-    memory: &mut Vec<Pair>,
-    mut keys: impl Iterator<Item = &'a [bf16]>,
-    dim: usize,
-    filled: usize,
-) -> usize {
-    memory.clear();
-    let (mut count, mut half) = (0, 0);
-    loop {
-        let mut rows = [[].as_slice(); TILE];
-        let mut there = 0;
-        while there < TILE
-            && let Some(key) = keys.next()
-        {
-            assert_eq!(key.len(), dim, "key of attention");
-            ask_for_next_head(key);
-            rows[there] = key;
-            there += 1;
-        }
-        if there == 0 && half == 0 {
-            return count;
-        }
-        count += there;
-        if half == 0 {
-            memory.resize(memory.len() + BLOCK * filled / 2, [bf16::ZERO; 2]);
-        }
-        let block = memory.len() - BLOCK * filled / 2;
-        for step in 0..filled / DEPTH {
-            let mut pairs = [_mm512_setzero_si512(); TILE];
-            for (pairs, row) in pairs.iter_mut().zip(&rows[..there]) {
-                *pairs = load(row.get(step * DEPTH..).unwrap_or_default());
+            let (rows, factor) =
+                (rows.wrapping_add(step * DEPTH).cast(), factor.wrapping_add(step * STEP).cast());
+            // SAFETY: the caller answers for it.
+            unsafe {
+                if self.odd {
+                    amx::odd::multiply(step == 0, rows, row, factor);
+                } else {
+                    amx::even::multiply(step == 0, rows, row, factor);
+                }
             }
-            for (pair, keys) in transposed(pairs).into_iter().enumerate() {
-                let start = block + step * STEP_PAIRS + half * TILE_PAIRS + pair * TILE;
-                let target = &mut memory[start..][..TILE];
-                // SAFETY: 16 pairs are a vector.
-                unsafe { _mm512_storeu_si512(target.as_mut_ptr().cast(), keys) };
+            if step == 0 {
+                // SAFETY: as above. The others are the sums of the product before.
+                unsafe { self.store_others(!self.odd) };
             }
         }
-        half = 1 - half;
+        self.unstored = Some(product);
+        self.odd = !self.odd;
+    }
+
+    /// Stores the sums of the last product.
+    ///
+    /// # Safety
+    /// As [`Self::multiply`].
+    #[inline]
+    unsafe fn store(&mut self) {
+        // SAFETY: the caller answers for it.
+        unsafe { self.store_others(!self.odd) };
+    }
+
+    #[inline]
+    unsafe fn store_others(&mut self, odd: bool) {
+        let Some(Product { sums, width, .. }) = self.unstored.take() else { return };
+        let (sums, row) = (sums.cast(), width * size_of::<f32>());
+        // SAFETY: the caller answers for it.
+        unsafe { if odd { amx::odd::store(sums, row) } else { amx::even::store(sums, row) } }
     }
 }
 
-/// Values as pairs of rows, 32 of their values side by side; returns how many there were.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn pack_values<'a>(
-    memory: &mut Vec<Pair>,
-    mut values: impl Iterator<Item = &'a [bf16]>,
-    dim: usize,
-    [filled, columns]: [usize; 2],
-) -> usize {
-    memory.resize(filled * columns / 2, [bf16::ZERO; 2]);
-    let mut count = 0;
-    for pair in 0..columns / 2 {
-        let mut rows = [[].as_slice(); 2];
-        for row in &mut rows {
-            let Some(value) = values.next() else { break };
-            assert_eq!(value.len(), dim, "value of attention");
-            ask_for_next_head(value);
-            *row = value;
-            count += 1;
-        }
-        for block in 0..filled / BLOCK {
-            let [first, second] = rows.map(|row| row.get(block * BLOCK..).unwrap_or_default());
-            let (first, second) = (load(first), load(second));
-            let halves = [
-                (_mm512_castsi512_si256(first), _mm512_castsi512_si256(second)),
-                (_mm512_extracti64x4_epi64::<1>(first), _mm512_extracti64x4_epi64::<1>(second)),
-            ];
-            for (half, (first, second)) in halves.into_iter().enumerate() {
-                let step = block * columns / BLOCK + pair / PAIRS;
-                let start = step * STEP_PAIRS + half * TILE_PAIRS + pair % PAIRS * TILE;
-                let target = &mut memory[start..][..TILE];
-                // SAFETY: 16 pairs are a vector.
-                unsafe { _mm512_storeu_si512(target.as_mut_ptr().cast(), interleaved(first, second)) };
-            }
-        }
-    }
-    count
-}
-
-/// Up to 32 values, filled up with zeros.
+/// Multiplies values that were mixed in the order of [`pack_values`], rounds them and writes `dim` of them in their own order.
+///
+/// # Safety
+/// There is room for them at the target.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn load(values: &[bf16]) -> __m512i {
-    let mask = u32::MAX.checked_shr((DEPTH - values.len().min(DEPTH)) as u32).unwrap_or(0);
-    // SAFETY: the masked values are there.
-    unsafe { _mm512_maskz_loadu_epi16(mask as __mmask32, values.as_ptr().cast()) }
-}
-
-/// A value of the first and a value of the second, in turn.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn interleaved(first: __m256i, second: __m256i) -> __m512i {
-    _mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(second)))
-}
-
-/// 16 rows of 16 pairs, as 16 columns.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transposed(rows: [__m512i; TILE]) -> [__m512i; TILE] {
-    /// Quarters 0 and 2 of both, and 1 and 3.
-    const EVEN: i32 = 0b10_00_10_00;
-    const ODD: i32 = 0b11_01_11_01;
-    let mut twos = rows;
-    for at in (0..TILE).step_by(2) {
-        twos[at] = _mm512_unpacklo_epi32(rows[at], rows[at + 1]);
-        twos[at + 1] = _mm512_unpackhi_epi32(rows[at], rows[at + 1]);
-    }
-    // In each quarter, one column of four rows.
-    let mut fours = twos;
-    for at in (0..TILE).step_by(4) {
-        for half in 0..2 {
-            fours[at + 2 * half] = _mm512_unpacklo_epi64(twos[at + half], twos[at + 2 + half]);
-            fours[at + 2 * half + 1] = _mm512_unpackhi_epi64(twos[at + half], twos[at + 2 + half]);
-        }
-    }
-    let mut columns = fours;
-    for column in 0..4 {
-        let [a, b, c, d] = [fours[column], fours[4 + column], fours[8 + column], fours[12 + column]];
-        let even = [_mm512_shuffle_i32x4::<EVEN>(a, b), _mm512_shuffle_i32x4::<EVEN>(c, d)];
-        let odd = [_mm512_shuffle_i32x4::<ODD>(a, b), _mm512_shuffle_i32x4::<ODD>(c, d)];
-        columns[column] = _mm512_shuffle_i32x4::<EVEN>(even[0], even[1]);
-        columns[4 + column] = _mm512_shuffle_i32x4::<EVEN>(odd[0], odd[1]);
-        columns[8 + column] = _mm512_shuffle_i32x4::<ODD>(even[0], even[1]);
-        columns[12 + column] = _mm512_shuffle_i32x4::<ODD>(odd[0], odd[1]);
-    }
-    columns
-}
-
-/// Multiplies values and rounds them.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn narrow(values: &[f32], factor: f32, target: &mut [bf16]) {
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn in_order(mixed: &[f32], factor: f32, target: *mut bf16, dim: usize) {
     let factor = _mm512_set1_ps(factor);
-    for (values, target) in values.chunks(LANES).zip(target.chunks_mut(LANES)) {
-        let mask = u16::MAX >> (LANES - target.len());
-        // SAFETY: the masked values are there and have room; both types are 16 values of 16 bits.
+    let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    for (step, mixed) in mixed.as_chunks::<DEPTH>().0.iter().enumerate() {
+        let first = step * DEPTH;
+        let mask = ((1u64 << (dim - first).min(DEPTH)) - 1) as __mmask32;
+        // SAFETY: 32 values are two vectors, and the masked ones have room; both types are 32 values of 16 bits.
         unsafe {
-            let product = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, values.as_ptr()), factor);
-            let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(product));
-            _mm256_mask_storeu_epi16(target.as_mut_ptr().cast(), mask, narrow);
+            let low = _mm512_mul_ps(_mm512_loadu_ps(mixed.as_ptr()), factor);
+            let high = _mm512_mul_ps(_mm512_loadu_ps(mixed.as_ptr().add(LANES)), factor);
+            let narrow = transmute::<_, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            let values = _mm512_permutexvar_epi64(order, narrow);
+            _mm512_mask_storeu_epi16(target.wrapping_add(first).cast(), mask, values);
         }
     }
 }
@@ -345,11 +349,18 @@ fn narrow(values: &[f32], factor: f32, target: &mut [bf16]) {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::TiledAttention;
     use super::*;
 
     fn values(rows: usize, dim: usize, seed: usize) -> Vec<bf16> {
         let value = |place: usize| ((place * 37 + seed) * 7919 % 1013) as f32 / 400.0 - 1.25;
         (0..rows * dim).map(value).map(bf16::from_f32).collect()
+    }
+
+    /// Some rows of a head.
+    fn of_head(values: &[bf16], [heads, dim]: [usize; 2], head: usize, rows: Range<usize>) -> Rows<'_> {
+        let first = (rows.start * heads * dim + head * dim).min(values.len());
+        Rows::new(&values[first..], rows.len(), dim, heads * dim).unwrap()
     }
 
     proptest! {
@@ -359,65 +370,86 @@ mod tests {
         fn attention_in_tiles_equals_f64_and_a_query_does_not_depend_on_the_others(
             queries in 1usize..100,
             past in 0usize..100,
+            heads in 1usize..4,
             dim in 1usize..140,
+            shared in 0usize..200,
             causal: bool,
             seed in 0usize..1000,
         ) {
-            let Some(mut memory) = Memory::new() else { return Ok(()) };
-            let there = past + queries;
-            let (q, k, v) = (values(queries, dim, seed), values(there, dim, seed + 1), values(there, dim, seed + 2));
+            let Some(attention) = TiledAttention::new() else { return Ok(()) };
+            let (there, width) = (past + queries, heads * dim);
+            let shared = shared.min(there);
             let scale = (dim as f32).powf(-0.5);
-            let visible = |query: usize| if causal { past + query + 1 } else { there };
-            let mut attended = vec![bf16::ZERO; queries * dim];
-            let head = |first: usize| Head {
-                dim,
-                scale,
-                queries: q[first * dim..].chunks(dim),
-                keys: k.chunks(dim),
-                values: v.chunks(dim),
-                visible: move |query: usize| visible(first + query),
+            let [q, k, v] = [(queries, 0), (there, 1), (there, 2)].map(|(rows, more)| values(rows, width, seed + more));
+            let part = |head: usize, first: usize| {
+                let joined = |values| [0..shared, shared..there].map(|rows| of_head(values, [heads, dim], head, rows));
+                let queries = of_head(&q, [heads, dim], head, first..queries);
+                Part { queries, keys: joined(&k), values: joined(&v), causal }
             };
-            memory.attend(head(0), attended.chunks_mut(dim));
-            for query in 0..queries {
-                let seen = visible(query);
-                let q = &q[query * dim..][..dim];
-                let score = |key: &[bf16]| -> f64 {
-                    q.iter().zip(key).map(|(q, k)| q.to_f64() * k.to_f64()).sum::<f64>() * f64::from(scale)
+            let parts: Vec<_> = (0..heads).map(|head| part(head, 0)).collect();
+            let attended = attention.forward([1, queries, heads, dim], scale, &parts).unwrap();
+            for (query, head) in (0..queries).flat_map(|query| (0..heads).map(move |head| (query, head))) {
+                let value = |values: &[bf16], row: usize, column: usize| values[row * width + head * dim + column].to_f64();
+                let seen = if causal { past + query + 1 } else { there };
+                let score = |key: usize| -> f64 {
+                    let products = (0..dim).map(|column| value(&q, query, column) * value(&k, key, column));
+                    products.sum::<f64>() * f64::from(scale)
                 };
-                let scores: Vec<f64> = k.chunks(dim).take(seen).map(score).collect();
+                let scores: Vec<f64> = (0..seen).map(score).collect();
                 let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
                 let sum: f64 = weights.iter().sum();
                 for column in 0..dim {
                     let mixed: f64 =
-                        weights.iter().zip(v.chunks(dim)).map(|(weight, v)| weight * v[column].to_f64()).sum();
-                    let error = (attended[query * dim + column].to_f64() - mixed / sum).abs();
+                        weights.iter().enumerate().map(|(key, weight)| weight * value(&v, key, column)).sum();
+                    let error = (value(&attended, query, column) - mixed / sum).abs();
                     // Weights and the result are rounded to bf16; values are below 1.3.
-                    prop_assert!(error < 1.3 / 128.0, "{error} at {query}, {column}");
+                    prop_assert!(error < 1.3 / 128.0, "{error} at {query}, {head}, {column}");
                 }
             }
             let first = queries / 3;
-            let mut alone = vec![bf16::ZERO; (queries - first) * dim];
-            memory.attend(head(first), alone.chunks_mut(dim));
-            prop_assert_eq!(alone, &attended[first * dim..]);
+            let parts: Vec<_> = (0..heads).map(|head| part(head, first)).collect();
+            let alone = attention.forward([1, queries - first, heads, dim], scale, &parts).unwrap();
+            prop_assert_eq!(alone, &attended[first * width..]);
+        }
+
+        #[test]
+        fn what_lies_behind_the_last_key_is_not_seen(keys in 1usize..70, behind in 1usize..70) {
+            let Some(attention) = TiledAttention::new() else { return Ok(()) };
+            let dim = 32;
+            let (q, mut k, mut v) = (values(20, dim, 3), values(keys, dim, 4), values(keys, dim, 5));
+            let forward = |k: &[bf16], v: &[bf16]| {
+                let rows = |values, count| Rows { values, count, dim, stride: dim };
+                let part = Part {
+                    queries: rows(&q, 20),
+                    keys: [rows(k, keys), rows(k, 0)],
+                    values: [rows(v, keys), rows(v, 0)],
+                    causal: false,
+                };
+                attention.forward([1, 20, 1, dim], 0.5, &[part]).unwrap()
+            };
+            // The thread's memory has keys that would be seen above all others, and values that are no numbers.
+            for values in [&mut k, &mut v] {
+                values.resize((keys + behind) * dim, bf16::NAN);
+            }
+            let alone = forward(&k, &v);
+            let all = |values| Rows { values, count: keys + behind, dim, stride: dim };
+            let part = Part { queries: all(&k), keys: [all(&k), Rows { count: 0, ..all(&k) }], values: [all(&v), Rows { count: 0, ..all(&v) }], causal: false };
+            attention.forward([1, keys + behind, 1, dim], 0.5, &[part]).unwrap();
+            prop_assert_eq!(forward(&k, &v), alone);
         }
     }
 
     #[test]
-    #[should_panic(expected = "a query sees 4 of 3 keys")]
-    fn a_query_that_sees_more_keys_than_there_are_is_refused() {
-        let row = [bf16::ONE; 8];
-        let head = Head {
-            dim: 8,
-            scale: 1.0,
-            queries: std::iter::once(&row[..]),
-            keys: std::iter::repeat_n(&row[..], 3),
-            values: std::iter::repeat_n(&row[..], 3),
-            visible: |_| 4,
-        };
-        let Some(mut memory) = Memory::new() else {
-            panic!("a query sees 4 of 3 keys: not checked without AMX")
-        };
-        memory.attend(head, std::iter::once(&mut [bf16::ZERO; 8][..]));
+    fn many_keys_are_seen_by_some_tiles_of_queries_at_a_time() {
+        let Some(attention) = TiledAttention::new() else { return };
+        let (count, dim) = (3000, 32);
+        let of = |value: f32| vec![bf16::from_f32(value); count * dim];
+        let (q, k, v) = (of(0.5), of(0.25), of(1.5));
+        let all = |values| Rows { values, count, dim, stride: dim };
+        let none = Rows { values: &[], count: 0, dim, stride: dim };
+        let part = Part { queries: all(&q), keys: [all(&k), none], values: [all(&v), none], causal: true };
+        let attended = attention.forward([1, count, 1, dim], 0.5, &[part]).unwrap();
+        assert!(attended == v);
     }
 }
