@@ -30,6 +30,11 @@ impl LayerNorm {
             output: builder.dtype(),
         })
     }
+
+    /// The same with a result in f32.
+    pub(crate) fn into_f32(self) -> Self {
+        Self { output: DType::F32, ..self }
+    }
 }
 
 impl Module for LayerNorm {

@@ -1,6 +1,6 @@
 use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use thicket_kernels::{Backend, Mask};
+use thicket_kernels::{Backend, Mask, cast, placed};
 
 use crate::{
     Config,
@@ -13,6 +13,8 @@ pub(crate) struct TextTower {
     /// Perhaps in a narrower type than that of the arithmetic, which is the positions'.
     token_embedding: Tensor,
     positional_embedding: Tensor,
+    /// For inference, f32.
+    places: Option<Tensor>,
     transformer: Transformer,
     ln_final: LayerNorm,
     text_projection: Projection,
@@ -30,6 +32,7 @@ impl TextTower {
             token_embedding: embed(vocab_size, "token_embedding.weight", 0.02)?,
             positional_embedding: embed(text_length, "positional_embedding", 0.01)?
                 .to_dtype(builder.dtype())?,
+            places: None,
             transformer: Transformer::new(text, builder.pp("transformer"))?,
             ln_final: LayerNorm::new(text, builder.pp("ln_final"))?,
             text_projection: Projection::Plain(builder.get_with_hints(
@@ -42,6 +45,7 @@ impl TextTower {
 
     /// Makes the products ready for inference.
     pub(crate) fn prepare(&mut self, backend: Backend) -> Result<()> {
+        self.places = Some(self.positional_embedding.to_dtype(DType::F32)?);
         self.text_projection.prepare(self.positional_embedding.dtype(), backend)?;
         self.transformer.prepare(backend)
     }
@@ -53,8 +57,11 @@ impl TextTower {
         let width = self.token_embedding.dim(D::Minus1)?;
         let positions = self.positional_embedding.narrow(0, 0, length)?;
         let embedded = self.token_embedding.index_select(&ids.flatten_all()?, 0)?;
-        let embedded = embedded.to_dtype(positions.dtype())?;
-        let x = embedded.reshape((batch, length, width))?.broadcast_add(&positions)?.to_dtype(DType::F32)?;
+        let embedded = cast(&embedded, positions.dtype())?.reshape((batch, length, width))?;
+        let x = match &self.places {
+            Some(places) => placed(&embedded, &places.narrow(0, 0, length)?)?,
+            None => embedded.broadcast_add(&positions)?.to_dtype(DType::F32)?,
+        };
         self.transformer.before_last(x, &Mask::Causal)
     }
 

@@ -1,6 +1,6 @@
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use thicket_kernels::{Activation, Backend, Mask, PreparedLinear, cast, linear};
+use thicket_kernels::{Activation, Backend, Mask, PreparedLinear, cast, linear, patches, placed};
 
 use crate::{
     Config,
@@ -27,6 +27,8 @@ pub(crate) struct VisionTower {
     conv1: PatchMap,
     class_embedding: Tensor,
     positional_embedding: Tensor,
+    /// For inference, f32 `[tokens, width]`: the positions, with the class token at its own.
+    places: Option<Tensor>,
     ln_pre: LayerNorm,
     transformer: Transformer,
     ln_post: LayerNorm,
@@ -52,7 +54,9 @@ impl VisionTower {
             conv1: PatchMap::Plain(conv1.to_dtype(builder.dtype())?),
             class_embedding: builder.get_with_hints(width, "class_embedding", scale)?,
             positional_embedding: positions.to_dtype(builder.dtype())?,
-            ln_pre: LayerNorm::new(vision, builder.pp("ln_pre"))?,
+            places: None,
+            // The stream begins with what it makes.
+            ln_pre: LayerNorm::new(vision, builder.pp("ln_pre"))?.into_f32(),
             transformer: Transformer::new(vision, builder.pp("transformer"))?,
             ln_post: LayerNorm::new(vision, builder.pp("ln_post"))?,
             proj: Projection::Plain(builder.get_with_hints((width, config.embed_dim), "proj", scale)?),
@@ -67,6 +71,10 @@ impl VisionTower {
         {
             self.conv1 = PatchMap::Prepared(map);
         }
+        let class = self.class_embedding.to_dtype(DType::F32)?.unsqueeze(0)?;
+        let positions = self.positional_embedding.to_dtype(DType::F32)?;
+        let (first, others) = (positions.narrow(0, 0, 1)?, positions.narrow(0, 1, positions.dim(0)? - 1)?);
+        self.places = Some(Tensor::cat(&[&(class + first)?, &others], 0)?);
         self.proj.prepare(self.dtype, backend)?;
         self.transformer.prepare(backend)
     }
@@ -96,23 +104,26 @@ impl VisionTower {
 
     /// What the first block sees, f32 `[batch, tokens, width]`.
     fn stream(&self, pixels: &Tensor) -> Result<Tensor> {
-        let pixels = cast(pixels, self.dtype)?;
-        let patches = self.patches(&pixels)?;
+        let patches = self.patches(pixels)?;
+        if let Some(places) = &self.places {
+            return self.ln_pre.forward(&placed(&patches, places)?);
+        }
         let (batch, _, width) = patches.dims3()?;
         let class = self.class_embedding.broadcast_as((batch, 1, width))?;
         let x = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.positional_embedding)?;
-        cast(&self.ln_pre.forward(&cast(&x, DType::F32)?)?, DType::F32)
+        self.ln_pre.forward(&cast(&x, DType::F32)?)
     }
 
+    /// The patches' tokens `[batch, patches, width]`.
     fn patches(&self, pixels: &Tensor) -> Result<Tensor> {
-        let (rows, columns) = self.grid;
-        let (batch, channels, _, _) = pixels.dims4()?;
-        // Without the margin that no patch reaches, which candle's gradient of a convolution does not expect.
-        let covered = |count: usize| (count - 1) * self.stride + self.patch;
-        let pixels = pixels.narrow(2, 0, covered(rows))?.narrow(3, 0, covered(columns))?.contiguous()?;
         if let PatchMap::Plain(weight) = &self.conv1
             && self.stride != self.patch
         {
+            let (rows, columns) = self.grid;
+            // Without the margin that no patch reaches, which candle's gradient of a convolution does not expect.
+            let covered = |count: usize| (count - 1) * self.stride + self.patch;
+            let pixels = cast(pixels, self.dtype)?;
+            let pixels = pixels.narrow(2, 0, covered(rows))?.narrow(3, 0, covered(columns))?.contiguous()?;
             // candle's convolution on the CPU knows no bf16.
             let wide = if pixels.device().is_cpu() { DType::F32 } else { pixels.dtype() };
             let weight = weight.to_dtype(wide)?;
@@ -120,11 +131,7 @@ impl VisionTower {
             return patches.to_dtype(pixels.dtype())?.flatten_from(2)?.transpose(1, 2);
         }
         // Patches that do not overlap are a permutation of the pixels: one matrix product does the convolution.
-        let size = self.patch;
-        let cells = pixels
-            .reshape((batch, channels, rows, size, columns, size))?
-            .permute((0, 2, 4, 1, 3, 5))?
-            .reshape((batch, rows * columns, channels * size * size))?;
+        let cells = patches(pixels, self.patch, self.dtype)?;
         match &self.conv1 {
             PatchMap::Plain(weight) => linear(&cells, &weight.flatten_from(1)?, None),
             PatchMap::Prepared(map) => map.forward(&cells, Activation::None, None),

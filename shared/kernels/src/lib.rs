@@ -22,6 +22,7 @@ mod quantized;
 mod reduction;
 mod sequences;
 mod tile;
+mod tokens;
 mod workers;
 
 pub use attention::{Mask, attention};
@@ -33,4 +34,5 @@ pub use packed::PackedMatrix;
 pub use prepared::{Backend, PreparedLinear};
 pub use quantized::{Quantization, QuantizedMatrix};
 pub use sequences::{Entry, Sequence, attention_of_each, store};
+pub use tokens::{patches, placed};
 pub use workers::among_workers;

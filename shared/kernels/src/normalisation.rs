@@ -1,9 +1,9 @@
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
-use half::bf16;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Error, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use thicket_cuda::Scale;
+use thicket_onednn::{Moments, Norm};
 
 use crate::{
     cast::rounded,
@@ -22,9 +22,10 @@ use crate::{
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, output: DType) -> Result<Tensor> {
     if is_cpu_f32(x) {
         let x = x.contiguous()?;
+        let moments = Moments { eps: eps as f32, centred: true };
         return match output {
-            DType::F32 => x.apply_op3(weight, bias, LayerNorm { eps: eps as f32, output }),
-            DType::BF16 => x.apply_op3_no_bwd(weight, bias, &LayerNorm { eps: eps as f32, output }),
+            DType::F32 => x.apply_op3(weight, bias, LayerNorm { moments, output }),
+            DType::BF16 => x.apply_op3_no_bwd(weight, bias, &LayerNorm { moments, output }),
             _ => layer_norm(&x, weight, bias, eps, DType::F32)?.to_dtype(output),
         };
     }
@@ -52,9 +53,10 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, output: 
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, output: DType) -> Result<Tensor> {
     if is_cpu_f32(x) {
         let x = x.contiguous()?;
+        let moments = Moments { eps: eps as f32, centred: false };
         return match output {
-            DType::F32 => x.apply_op2(weight, RmsNorm { eps: eps as f32, output }),
-            DType::BF16 => x.apply_op2_no_bwd(weight, &RmsNorm { eps: eps as f32, output }),
+            DType::F32 => x.apply_op2(weight, RmsNorm { moments, output }),
+            DType::BF16 => x.apply_op2_no_bwd(weight, &RmsNorm { moments, output }),
             _ => rms_norm(&x, weight, eps, DType::F32)?.to_dtype(output),
         };
     }
@@ -74,77 +76,35 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, output: DType) -> Result<
         .to_dtype(output)
 }
 
-/// Mean and `1 / sqrt(var + eps)` of a row.
-fn moments(row: &[f32], eps: f32) -> (f32, f32) {
-    let (mean, variance) = thicket_onednn::moments(row).unwrap_or_else(|| {
+/// Mean, or zero, and `1 / sqrt(variance + eps)` of a row.
+fn moments(row: &[f32], wanted: Moments) -> (f32, f32) {
+    wanted.of(row).unwrap_or_else(|| {
         let n = row.len() as f32;
-        let mean = sum_of(row, |x| x) / n;
-        (mean, sum_of(row, |x| (x - mean) * (x - mean)) / n)
-    });
-    (mean, 1.0 / (variance + eps).sqrt())
+        let mean = if wanted.centred { sum_of(row, |x| x) / n } else { 0.0 };
+        let variance = sum_of(row, |x| (x - mean) * (x - mean)) / n;
+        (mean, 1.0 / (variance + wanted.eps).sqrt())
+    })
 }
 
-fn inverse_rms(row: &[f32], eps: f32) -> f32 {
-    1.0 / (sum_of(row, |x| x * x) / row.len() as f32 + eps).sqrt()
-}
-
-/// `(x - mean) * scale * weight + bias` of every row, whose mean and scale `of_row` finds, in f32 or bf16.
-fn each_row(
-    x: &[f32],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    output: DType,
-    of_row: impl Fn(&[f32]) -> (f32, f32) + Sync,
-) -> CpuStorage {
-    let all = |x: &[f32], mean, scale, weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]| {
-        scaled(x, (mean, scale), weight, bias, y, |value| value);
-    };
-    let all_narrow = |x: &[f32], mean, scale, weight: &[f32], bias: Option<&[f32]>, y: &mut [bf16]| {
-        if !thicket_onednn::normalised(x, mean, scale, weight, bias, y) {
-            scaled(x, (mean, scale), weight, bias, y, rounded);
-        }
-    };
-    if output == DType::BF16 {
-        CpuStorage::BF16(each_piece(x, weight, bias, of_row, all_narrow))
-    } else {
-        CpuStorage::F32(each_piece(x, weight, bias, of_row, all))
+/// Every row normalised, in f32 or bf16.
+fn each_row(x: &[f32], norm: &Norm<'_>, output: DType) -> Result<CpuStorage> {
+    let width = norm.weight.len();
+    if width == 0 || !x.len().is_multiple_of(width) || norm.bias.is_some_and(|bias| bias.len() != width) {
+        return Err(Error::Msg(format!("a norm of {width} weights over {} values", x.len())));
     }
+    Ok(match output {
+        DType::BF16 => CpuStorage::BF16(norm.narrow(x).unwrap_or_else(|| each_piece(x, norm, rounded))),
+        _ => CpuStorage::F32(each_piece(x, norm, |value| value)),
+    })
 }
 
-/// `(x - mean) * scale * weight + bias` of some values of a row.
-#[inline(always)]
-fn scaled<T>(
-    x: &[f32],
-    (mean, scale): (f32, f32),
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    y: &mut [T],
-    stored: impl Fn(f32) -> T,
-) {
-    let values = y.iter_mut().zip(x).zip(weight);
-    match bias {
-        Some(bias) => {
-            for (((y, x), weight), bias) in values.zip(bias) {
-                *y = stored((x - mean) * scale * weight + bias);
-            }
-        }
-        None => {
-            for ((y, x), weight) in values {
-                *y = stored((x - mean) * scale * weight);
-            }
-        }
-    }
-}
-
-/// Calls `write` with pieces of rows, the mean and scale of the row, and the weights and biases of its columns.
+/// Every row normalised, piece by piece.
 fn each_piece<T: Copy + Default + Send>(
     x: &[f32],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    of_row: impl Fn(&[f32]) -> (f32, f32) + Sync,
-    write: impl Fn(&[f32], f32, f32, &[f32], Option<&[f32]>, &mut [T]) + Sync,
+    norm: &Norm<'_>,
+    stored: impl Fn(f32) -> T + Sync,
 ) -> Vec<T> {
-    let width = weight.len();
+    let width = norm.weight.len();
     // A row's mean and scale are found with its first values, and kept for the others.
     let make = |known: &mut Option<(usize, f32, f32)>, places: Range<usize>, output: &mut [T]| {
         let mut place = places.start;
@@ -154,20 +114,32 @@ fn each_piece<T: Copy + Default + Send>(
             let values = &x[row * width..(row + 1) * width];
             let (mean, scale) = match *known {
                 Some((known, mean, scale)) if known == row => (mean, scale),
-                _ => of_row(values),
+                _ => moments(values, norm.moments),
             };
             *known = Some((row, mean, scale));
             let output = &mut output[place - places.start..][..columns.len()];
-            let bias = bias.map(|bias| &bias[columns.clone()]);
-            write(&values[columns.clone()], mean, scale, &weight[columns.clone()], bias, output);
+            let weights = &norm.weight[columns.clone()];
             place += columns.len();
+            let values = output.iter_mut().zip(&values[columns.clone()]).zip(weights);
+            match norm.bias {
+                Some(bias) => {
+                    for (((y, x), weight), bias) in values.zip(&bias[columns]) {
+                        *y = stored((x - mean) * scale * weight + bias);
+                    }
+                }
+                None => {
+                    for ((y, x), weight) in values {
+                        *y = stored((x - mean) * scale * weight);
+                    }
+                }
+            }
         }
     };
     made(x.len(), || None, make)
 }
 
 struct LayerNorm {
-    eps: f32,
+    moments: Moments,
     output: DType,
 }
 
@@ -187,7 +159,7 @@ impl CustomOp3 for LayerNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) =
             (contiguous(x, x_layout)?, contiguous(weight, weight_layout)?, contiguous(bias, bias_layout)?);
-        let y = each_row(x, weight, Some(bias), self.output, |row| moments(row, self.eps));
+        let y = each_row(x, &Norm { weight, bias: Some(bias), moments: self.moments }, self.output)?;
         Ok((y, x_layout.shape().clone()))
     }
 
@@ -202,7 +174,7 @@ impl CustomOp3 for LayerNorm {
         let width = weight.dim(0)?;
         // dx = scale * (g - mean(g) - x^ * mean(g * x^)) with g = gradient * weight and x^ the normalised row.
         let (dx, dw, db) = gradients(x, weight, gradient, |x, g, dx, normal| {
-            let (mean, scale) = moments(x, self.eps);
+            let (mean, scale) = moments(x, self.moments);
             let n = x.len() as f32;
             let (mut sum, mut dot) = (0.0, 0.0);
             for ((x, g), normal) in x.iter().zip(g.iter()).zip(normal.iter_mut()) {
@@ -224,7 +196,7 @@ impl CustomOp3 for LayerNorm {
 }
 
 struct RmsNorm {
-    eps: f32,
+    moments: Moments,
     output: DType,
 }
 
@@ -241,7 +213,7 @@ impl CustomOp2 for RmsNorm {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight) = (contiguous(x, x_layout)?, contiguous(weight, weight_layout)?);
-        let y = each_row(x, weight, None, self.output, |row| (0.0, inverse_rms(row, self.eps)));
+        let y = each_row(x, &Norm { weight, bias: None, moments: self.moments }, self.output)?;
         Ok((y, x_layout.shape().clone()))
     }
 
@@ -254,7 +226,7 @@ impl CustomOp2 for RmsNorm {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let width = weight.dim(0)?;
         let (dx, dw, _) = gradients(x, weight, gradient, |x, g, dx, normal| {
-            let scale = inverse_rms(x, self.eps);
+            let (_, scale) = moments(x, self.moments);
             let mut dot = 0.0;
             for ((x, g), normal) in x.iter().zip(g.iter()).zip(normal.iter_mut()) {
                 *normal = x * scale;
@@ -358,6 +330,18 @@ mod tests {
         let expected = (composed * &scale)?.sum_all()?.backward()?;
         for variable in [&x, &weight] {
             assert_close(actual.get(variable).unwrap(), expected.get(variable).unwrap(), 1e-4)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn weights_of_another_length_are_refused() -> Result<()> {
+        let (x, weight, bias, _) = variables(24)?;
+        for output in [DType::F32, DType::BF16] {
+            let refused = layer_norm(&x, &weight.narrow(0, 0, 23)?, &bias, 1e-5, output).unwrap_err();
+            assert!(refused.to_string().contains("a norm of 23 weights over 864 values"), "{refused}");
+            assert!(layer_norm(&x, &weight, &bias.narrow(0, 0, 20)?, 1e-5, output).is_err());
+            assert!(rms_norm(&x, &weight.narrow(0, 0, 23)?, 1e-6, output).is_err());
         }
         Ok(())
     }

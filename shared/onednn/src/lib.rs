@@ -7,8 +7,7 @@
 //! In bf16 the library is left out where that is faster. With AMX a weight is kept in an order of this crate's own, whole or in three
 //! quarters of its bytes, and multiplied in tiles, any number of rows of it: see [`TiledLinear`]. Without AMX few rows, as decoding has them, are
 //! multiplied by the weight that the library packed: see [`PackedLinear`]. Attention in bf16 is done in tiles too, or its
-//! exponentials at least in the processor's own instructions: see [`TiledAttention`] and [`exponentials`]; so are norms, see [`moments`] and
-//! [`normalised`].
+//! exponentials at least in the processor's own instructions: see [`TiledAttention`] and [`exponentials`]; so are norms, see [`Norm`].
 //!
 //! oneDNN starts no threads here: a product is cut into blocks, and rayon's threads run one block each.
 
@@ -38,5 +37,5 @@ pub use error::{Error, Missing};
 pub use exponentials::exponentials;
 pub use library::Library;
 pub use linear::{Activation, PackedLinear, Value, rounded};
-pub use normalisation::{moments, normalised};
+pub use normalisation::{Moments, Norm};
 pub use tiled::{Keep, TiledLinear};

@@ -205,9 +205,13 @@ fn an_adapter_of_the_vision_tower_does_not_share_image_tokens_with_the_base() {
         tensors.clear();
         let base = candle_core::safetensors::load(fixture("tied").join("model.safetensors"), &Device::Cpu);
         let (outputs, inputs) = base.unwrap()["visual.blocks.0.mlp.fc1.weight"].dims2().unwrap();
-        let random = |shape: (usize, usize)| Tensor::randn(0f32, 3.0, shape, &Device::Cpu).unwrap();
-        tensors.insert(format!("{fc1}.lora_A.weight"), random((4, inputs)));
-        tensors.insert(format!("{fc1}.lora_B.weight"), random((outputs, 4)));
+        // The same in every run: chance could choose an adapter that hardly changes the answer.
+        let spread = |shape: (usize, usize)| {
+            let values = (0..shape.0 * shape.1).map(|place| 4.0 * (place as f32 * 1.7).sin()).collect();
+            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        };
+        tensors.insert(format!("{fc1}.lora_A.weight"), spread((4, inputs)));
+        tensors.insert(format!("{fc1}.lora_B.weight"), spread((outputs, 4)));
     });
     edit_json(&dir.path().join("adapter_config.json"), |config| {
         config["target_modules"] = serde_json::json!(["fc1"]);
@@ -222,7 +226,7 @@ fn an_adapter_of_the_vision_tower_does_not_share_image_tokens_with_the_base() {
     let base = apart.judge(&[case.prompt()]).remove(0).unwrap().p_yes;
     let adapted = apart.judge(&[with_adapter(case.prompt(), "eyes")]).remove(0).unwrap().p_yes;
     assert!((adapted - expected).abs() < 1e-4, "{adapted} {expected}");
-    assert!((adapted - base).abs() > 1e-3, "{adapted} {base}");
+    assert!((adapted - base).abs() > 1e-2, "{adapted} {base}");
 }
 
 #[test]
