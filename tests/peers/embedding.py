@@ -3,15 +3,18 @@
 (`--device cuda:0`, programs built with `--features cuda`) Thicket and PyTorch alone.
 
 Forward passes alone, no decoding and no gRPC: 224 x 224 pictures, texts of 77 tokens. Thicket's passes are timed inside its
-example `embedding`, those of the others here. Before anything is timed the vectors of all sides are compared.
+example `embedding`, those of the others here, pass by pass in turn: what else the machine does changes within seconds. Before
+anything is timed the vectors of all sides are compared.
 """
 
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import tempfile
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +29,8 @@ VOCABULARY = 49_408
 THREADS = os.cpu_count()
 # A side whose passes take longer than this is measured once.
 SLOW_SECONDS = 60
+# Before each pass: until the threads of the side before have stopped waiting for more work.
+PAUSE_SECONDS = 0.05
 # The least cosine to f32 that counts as the same vector.
 CLOSE = {"f32": 0.999999, "bf16": 0.999}
 
@@ -138,24 +143,47 @@ def own_vector(options, folder, picture, dtype):
     return np.array(json.loads(answer)["vectors"][0])
 
 
-def own_seconds(options, folder, kind, batch, dtype):
-    program = options.binaries / "examples/embedding"
-    command = [program, folder, kind, batch, passes(options)[batch], "--device", options.device, "--dtype", dtype]
-    answer = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
-    return statistics.median(float(value) for value in answer.split())
+class OwnPasses:
+    """Thicket's passes, in one process as those of the others are."""
+
+    def __init__(self, options, folder, kind, batch, dtype):
+        program = options.binaries / "examples/embedding"
+        command = [program, folder, kind, batch, "--device", options.device, "--dtype", dtype]
+        self.process = subprocess.Popen(
+            [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+    def seconds(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
 
 
-def passes(options):
-    return PASSES if options.device == "cpu" else GPU_PASSES
+def peer_seconds(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
-def peer_seconds(options, run, batch):
-    seconds = []
-    for _ in range(passes(options)[batch]):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+def in_turn(passes, count, rounds):
+    """The median of `count` passes of each side in each of the rounds, pass by pass in turn, in the other order every other time."""
+    seconds = {name: [] for name in passes}
+    for _ in range(rounds):
+        fast = {name: [] for name, runs in seconds.items() if not runs or runs[0] < SLOW_SECONDS}
+        for number in range(count):
+            for name in list(fast) if number % 2 == 0 else reversed(list(fast)):
+                time.sleep(PAUSE_SECONDS)
+                fast[name].append(passes[name]())
+        for name, runs in fast.items():
+            seconds[name].append(statistics.median(runs))
+    return seconds
 
 
 def main():
@@ -177,13 +205,16 @@ def main():
             found = sides(folder, kind, batch, processor, options.device)
             check(options, folder, kind, found, processor)
             found = {name: run for name, run in found.items() if name.split()[1] in options.types}
-            seconds = {name: [] for name in [*(f"thicket {dtype}" for dtype in own), *found]}
-            for _ in range(options.rounds):
+            count = (PASSES if options.device == "cpu" else GPU_PASSES)[batch]
+            with contextlib.ExitStack() as programs:
+                passes = {}
                 for dtype in own:
-                    seconds[f"thicket {dtype}"].append(own_seconds(options, folder, kind, batch, dtype))
-                for name, run in found.items():
-                    if not seconds[name] or seconds[name][0] < SLOW_SECONDS:
-                        seconds[name].append(peer_seconds(options, run, batch))
+                    program = programs.enter_context(OwnPasses(options, folder, kind, batch, dtype))
+                    passes[f"thicket {dtype}"] = program.seconds
+                passes |= {name: partial(peer_seconds, run) for name, run in found.items()}
+                # Loads the programs, and lets every side come to its speed.
+                in_turn(passes, 1, 1)
+                seconds = in_turn(passes, count, options.rounds)
             results[f"{kind}, batch {batch}"] = compared(seconds, f"thicket {own[0]}", batch)
             rates = {name: round(row["per_second"], 2) for name, row in results[f"{kind}, batch {batch}"].items()}
             print(kind, batch, rates, flush=True)

@@ -1,11 +1,12 @@
 //! Times the forward passes of an embedding model.
 //!
-//! Prints one line, the seconds of each repetition. Tokens and pixels are made up and of full length: this measures
-//! the network, not the tokeniser and not the decoding of images.
+//! Makes one pass untimed, and then one for every line of the standard input, whose seconds it prints: so it can be timed in turn with
+//! another program. Tokens and pixels are made up and of full length: this measures the network, not the tokeniser and not the
+//! decoding of images.
 
 #![allow(clippy::print_stdout)]
 
-use std::{error::Error, path::PathBuf, time::Instant};
+use std::{error::Error, io, path::PathBuf, time::Instant};
 
 use candle_core::{DType, Device, Tensor};
 use clap::{Parser, ValueEnum};
@@ -24,8 +25,6 @@ struct Args {
     kind: Kind,
     /// Images or texts in a pass
     batch: usize,
-    /// Passes that are timed, after one that is not
-    repetitions: usize,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -51,13 +50,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         Kind::Text => text_pass(embedder.model(), args.batch, &device)?,
     };
     once()?;
-    let mut seconds = Vec::with_capacity(args.repetitions);
-    for _ in 0..args.repetitions {
+    for line in io::stdin().lines() {
+        line?;
         let start = Instant::now();
         once()?;
-        seconds.push(start.elapsed().as_secs_f64().to_string());
+        println!("{}", start.elapsed().as_secs_f64());
     }
-    println!("{}", seconds.join(" "));
     Ok(())
 }
 
