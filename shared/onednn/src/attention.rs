@@ -174,9 +174,9 @@ mod tests {
         let values = [bf16::ONE; 8];
         let whole = rows(&values);
         let part = Part { queries: whole, keys: [whole, NONE], values: [whole, NONE], causal: false };
-        refused([1, 4, 1, 3], &[part.clone()], "row of attention of 2 values, 3 expected");
-        refused([1, 3, 1, 2], &[part.clone()], "queries of a head of 4 values, 3 expected");
-        refused([1, 4, 2, 2], &[part.clone()], "queries of all heads of 4 values, 8 expected");
+        refused([1, 4, 1, 3], std::slice::from_ref(&part), "row of attention of 2 values, 3 expected");
+        refused([1, 3, 1, 2], std::slice::from_ref(&part), "queries of a head of 4 values, 3 expected");
+        refused([1, 4, 2, 2], std::slice::from_ref(&part), "queries of all heads of 4 values, 8 expected");
         let fewer = Part { values: [rows(&values[..6]), NONE], ..part.clone() };
         refused([1, 4, 1, 2], &[fewer], "rows of values of 3 values, 4 expected");
         let causal = Part {

@@ -66,7 +66,7 @@ impl Norm<'_> {
 mod avx512 {
     use std::{
         arch::x86_64::{
-            __m512, __m512i, __mmask16, __mmask32, _MM_HINT_T0, _mm512_add_ps, _mm512_cvtne2ps_pbh,
+            __m512, __m512bh, __m512i, __mmask16, __mmask32, _MM_HINT_T0, _mm512_add_ps, _mm512_cvtne2ps_pbh,
             _mm512_fmadd_ps, _mm512_mask_storeu_epi16, _mm512_maskz_loadu_ps, _mm512_maskz_sub_ps,
             _mm512_mul_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
         },
@@ -158,7 +158,7 @@ mod avx512 {
             let mask = ((1u64 << (row.len() - first).min(2 * LANES)) - 1) as __mmask32;
             // SAFETY: both types are 32 values of 16 bits, of which the masked ones are there.
             unsafe {
-                let narrow = transmute::<_, __m512i>(_mm512_cvtne2ps_pbh(halves[1], halves[0]));
+                let narrow = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(halves[1], halves[0]));
                 _mm512_mask_storeu_epi16(y.as_mut_ptr().add(first).cast(), mask, narrow);
             }
         }

@@ -6,8 +6,8 @@
 
 use std::{
     arch::x86_64::{
-        __m512i, __mmask32, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mask_storeu_epi16, _mm512_mul_ps,
-        _mm512_permutexvar_epi64, _mm512_set1_ps, _mm512_setr_epi64,
+        __m512bh, __m512i, __mmask32, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mask_storeu_epi16,
+        _mm512_mul_ps, _mm512_permutexvar_epi64, _mm512_set1_ps, _mm512_setr_epi64,
     },
     cell::RefCell,
     mem::{swap, transmute},
@@ -338,7 +338,7 @@ unsafe fn in_order(mixed: &[f32], factor: f32, target: *mut bf16, dim: usize) {
         unsafe {
             let low = _mm512_mul_ps(_mm512_loadu_ps(mixed.as_ptr()), factor);
             let high = _mm512_mul_ps(_mm512_loadu_ps(mixed.as_ptr().add(LANES)), factor);
-            let narrow = transmute::<_, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            let narrow = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
             let values = _mm512_permutexvar_epi64(order, narrow);
             _mm512_mask_storeu_epi16(target.wrapping_add(first).cast(), mask, values);
         }

@@ -103,8 +103,7 @@ pub(super) fn weigh(scores: &[f32], top: f32, scale: f32, weights: &mut [Line]) 
         unseen => unseen,
     };
     unseen.fill(Line([0; LINE]));
-    // The difference is zero, or not a number.
-    _mm512_reduce_add_ps(sum) + (top - top)
+    if top.is_finite() { _mm512_reduce_add_ps(sum) } else { f32::NAN }
 }
 
 /// The exponents of 32 scores, with a point before the last 11 bits, and 7 more. None is below zero.
