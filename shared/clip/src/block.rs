@@ -1,4 +1,6 @@
-use candle_core::{DType, Module, Result, Tensor};
+use std::ops::Range;
+
+use candle_core::{D, DType, Error, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use thicket_kernels::{
     Activation as Fused, Backend, Linear, Mask, PreparedLinear, attention, layer_norm, linear,
@@ -86,33 +88,41 @@ enum Projections {
     Plain { weight: Tensor, bias: Tensor },
     /// All three in one product.
     Prepared(PreparedLinear),
+    /// Keys and values in one product, for a block of which few queries are wanted.
+    Apart { queries: PreparedLinear, others: PreparedLinear },
 }
 
 impl Projections {
-    /// (batch, tokens, width) to three tensors (batch, heads, tokens, head width).
-    fn forward(&self, x: &Tensor, head_width: usize) -> Result<[Tensor; 3]> {
-        let (batch, tokens, width) = x.dims3()?;
-        let heads = width / head_width;
-        match self {
-            // Three products over slices of the weight: slicing their joint result would make the backward pass write
-            // and add three mostly empty copies of it.
+    /// Of queries, keys and values those from the `first` on: (batch, tokens, width) to (batch, heads, tokens, head width) each.
+    fn forward<const N: usize>(&self, x: &Tensor, first: usize, head_width: usize) -> Result<[Tensor; N]> {
+        let wanted = first..first + N;
+        let product = |map: &PreparedLinear| map.forward(x, Fused::None, None);
+        let parts: Vec<Tensor> = match self {
+            // Products over slices of the weight: slicing their joint result would make the backward pass write and add
+            // mostly empty copies of it.
             Self::Plain { weight, bias } => {
+                let width = x.dim(D::Minus1)?;
                 let part = |index: usize| {
                     let weight = weight.narrow(0, index * width, width)?;
                     let bias = bias.narrow(0, index * width, width)?;
-                    linear(x, &weight, Some(&bias))?
-                        .reshape((batch, tokens, heads, head_width))?
-                        .transpose(1, 2)
+                    by_heads(&linear(x, &weight, Some(&bias))?, 1, 0..1, head_width)
                 };
-                Ok([part(0)?, part(1)?, part(2)?])
+                wanted.map(part).collect::<Result<Vec<_>>>()?.concat()
             }
-            Self::Prepared(map) => {
-                let joint = map.forward(x, Fused::None, None)?;
-                let joint = joint.reshape((batch, tokens, 3, heads, head_width))?;
-                let part = |index: usize| joint.narrow(2, index, 1)?.squeeze(2)?.transpose(1, 2);
-                Ok([part(0)?, part(1)?, part(2)?])
+            Self::Prepared(map) => by_heads(&product(map)?, 3, wanted, head_width)?,
+            Self::Apart { queries, others } => {
+                let mut parts = Vec::new();
+                if wanted.start == 0 {
+                    parts.extend(by_heads(&product(queries)?, 1, 0..1, head_width)?);
+                }
+                if wanted.end > 1 {
+                    let wanted = wanted.start.max(1) - 1..wanted.end - 1;
+                    parts.extend(by_heads(&product(others)?, 2, wanted, head_width)?);
+                }
+                parts
             }
-        }
+        };
+        parts.try_into().map_err(|_| Error::Msg("queries, keys and values are three".to_owned()))
     }
 
     fn prepare(&mut self, compute: DType, backend: Backend) -> Result<()> {
@@ -123,6 +133,26 @@ impl Projections {
         }
         Ok(())
     }
+
+    fn prepare_apart(&mut self, compute: DType, backend: Backend) -> Result<()> {
+        let Self::Plain { weight, bias } = self else { return Ok(()) };
+        let width = weight.dim(1)?;
+        let map = |first: usize, count: usize| {
+            let (weight, bias) = (weight.narrow(0, first, count)?, bias.narrow(0, first, count)?);
+            PreparedLinear::new(&weight, Some(&bias), compute, backend)
+        };
+        if let (Some(queries), Some(others)) = (map(0, width)?, map(width, 2 * width)?) {
+            *self = Self::Apart { queries, others };
+        }
+        Ok(())
+    }
+}
+
+/// Those that are wanted of `count` parts: `[batch, tokens, count * heads * head width]` to `[batch, heads, tokens, head width]` each.
+fn by_heads(joint: &Tensor, count: usize, wanted: Range<usize>, head_width: usize) -> Result<Vec<Tensor>> {
+    let (batch, tokens, _) = joint.dims3()?;
+    let joint = joint.reshape((batch, tokens, count, (), head_width))?;
+    wanted.map(|index| joint.narrow(2, index, 1)?.squeeze(2)?.transpose(1, 2)).collect()
 }
 
 /// One pre-norm transformer block.
@@ -177,7 +207,7 @@ impl Block {
 
     /// `x`: f32 `[batch, tokens, width]`.
     pub(crate) fn project(&self, x: &Tensor) -> Result<Projected> {
-        let [q, k, v] = self.in_proj.forward(&self.ln_1.forward(x)?, self.head_width)?;
+        let [q, k, v] = self.in_proj.forward(&self.ln_1.forward(x)?, 0, self.head_width)?;
         Ok(Projected { q, k, v })
     }
 
@@ -209,14 +239,46 @@ impl Block {
     }
 }
 
-impl Projected {
-    /// The queries of some tokens, `rows` of the batch's `batch * tokens`, as many for each of the batch, over all keys.
-    fn of_rows(&self, rows: &Tensor) -> Result<Self> {
-        let (batch, heads, tokens, head_width) = self.q.dims4()?;
-        let q = self.q.transpose(1, 2)?.reshape((batch * tokens, heads * head_width))?;
-        let q = q.index_select(rows, 0)?.reshape((batch, (), heads, head_width))?.transpose(1, 2)?;
-        Ok(Self { q, k: self.k.clone(), v: self.v.clone() })
+/// A tower's last block, of which few tokens are wanted, and what it is given: each of them sees all tokens.
+pub(crate) struct LastBlock<'a> {
+    block: &'a Block,
+    /// f32 `[batch, tokens, width]`, and normalised.
+    x: Tensor,
+    normal: Tensor,
+    k: Tensor,
+    v: Tensor,
+}
+
+impl<'a> LastBlock<'a> {
+    fn new(block: &'a Block, x: Tensor) -> Result<Self> {
+        let normal = block.ln_1.forward(&x)?;
+        let [k, v] = block.in_proj.forward(&normal, 1, block.head_width)?;
+        Ok(Self { block, x, normal, k, v })
     }
+
+    /// `[batch, heads, tokens, head width]`
+    pub(crate) fn keys(&self) -> &Tensor {
+        &self.k
+    }
+
+    /// The queries of some tokens, `rows` of the batch's `batch * tokens`, as many for each of the batch: `[batch, heads, rows, head width]`.
+    pub(crate) fn queries(&self, rows: &Tensor) -> Result<Tensor> {
+        let [queries] = self.block.in_proj.forward(&chosen(&self.normal, rows)?, 0, self.block.head_width)?;
+        Ok(queries)
+    }
+
+    /// The block's output for some tokens, as many for each of the batch: bit for bit what the whole block makes of them, where a product's
+    /// row does not depend on the others.
+    pub(crate) fn finish(&self, rows: &Tensor) -> Result<Tensor> {
+        let projected = Projected { q: self.queries(rows)?, k: self.k.clone(), v: self.v.clone() };
+        self.block.finish(&chosen(&self.x, rows)?, &projected, &Mask::Full)
+    }
+}
+
+/// Some tokens of a batch, as many for each: `[batch, tokens, width]` to `[batch, rows, width]`.
+fn chosen(tokens: &Tensor, rows: &Tensor) -> Result<Tensor> {
+    let (batch, _, width) = tokens.dims3()?;
+    tokens.flatten_to(1)?.index_select(rows, 0)?.reshape((batch, (), width))
 }
 
 pub(crate) fn attention_scale(head_width: usize) -> f64 {
@@ -247,6 +309,11 @@ impl Transformer {
         })
     }
 
+    /// Makes the last block ready for few queries, before [`Self::prepare`] does it otherwise.
+    pub(crate) fn prepare_last_for_few(&mut self, backend: Backend) -> Result<()> {
+        self.last.in_proj.prepare_apart(self.last.ln_1.output, backend)
+    }
+
     /// Makes the products ready for inference, one after the other.
     pub(crate) fn prepare(&mut self, backend: Backend) -> Result<()> {
         self.blocks.iter_mut().try_for_each(|block| block.prepare(backend))?;
@@ -255,20 +322,22 @@ impl Transformer {
 
     /// All but the end of the last block: its input, `[batch, tokens, width]`, and its projections.
     pub(crate) fn before_last(&self, x: Tensor, mask: &Mask) -> Result<(Tensor, Projected)> {
-        let x = self.blocks.iter().try_fold(x, |x, block| block.finish(&x, &block.project(&x)?, mask))?;
+        let x = self.before(x, mask)?;
         let projected = self.last.project(&x)?;
         Ok((x, projected))
     }
 
-    /// The output of some tokens, given what [`Self::before_last`] made: `rows` of the batch's `batch * tokens`, as many
-    /// for each of the batch, each of which sees every token. Bit for bit what [`Self::forward`] makes of them.
-    pub(crate) fn last_rows(&self, x: &Tensor, projected: &Projected, rows: &Tensor) -> Result<Tensor> {
-        let (batch, tokens, width) = x.dims3()?;
-        let x = x.reshape((batch * tokens, width))?.index_select(rows, 0)?.reshape((batch, (), width))?;
-        self.last.finish(&x, &projected.of_rows(rows)?, &Mask::Full)
+    fn before(&self, x: Tensor, mask: &Mask) -> Result<Tensor> {
+        self.blocks.iter().try_fold(x, |x, block| block.finish(&x, &block.project(&x)?, mask))
     }
 
-    /// As [`Self::last_rows`] for any number of tokens of each of the batch, which see what the mask lets them: `[rows, width]`.
+    /// All but the last block, and what its tokens see.
+    pub(crate) fn to_last_block(&self, x: Tensor, mask: &Mask) -> Result<LastBlock<'_>> {
+        LastBlock::new(&self.last, self.before(x, mask)?)
+    }
+
+    /// The output of some tokens, given what [`Self::before_last`] made: `rows` of the batch's `batch * tokens`, any number of each, which see
+    /// what the mask lets them. `[rows, width]`.
     pub(crate) fn last_tokens(
         &self,
         x: &Tensor,

@@ -101,13 +101,16 @@ impl TwoTower {
         let bge = tokens.narrow(1, 0, 1)?.squeeze(1)?.to_dtype(DType::F32)?;
         let tse = match &self.image_selection {
             None => None,
-            Some(selection) => Some(selection.forward(&tokens, &self.selected_patches(&projected)?)?),
+            Some(selection) => {
+                let selected = self.selected_patches(&projected.q.narrow(2, 0, 1)?, &projected.k)?;
+                Some(selection.forward(&tokens, &selected)?)
+            }
         };
         Ok(ImageFeatures { bge, tse, tokens })
     }
 
     /// As [`Self::encode_image`] without the tokens: those that no embedding is made of are not finished. Returns the
-    /// embeddings `bge` and `tse`, bit for bit the same.
+    /// embeddings `bge` and `tse`, in f32 bit for bit the same.
     ///
     /// # Errors
     /// As [`Self::encode_image`].
@@ -119,10 +122,12 @@ impl TwoTower {
         self.check_pixels(pixels)?;
         let (batch, all) = (pixels.dim(0)?, self.config.image_tokens());
         let mut finished = 1;
-        let tokens = self.vision.forward_rows(pixels, |projected| {
+        let tokens = self.vision.forward_rows(pixels, |last| {
             let mut chosen = vec![vec![0]; batch];
             if self.image_selection.is_some() {
-                for (chosen, selected) in chosen.iter_mut().zip(self.selected_patches(projected)?) {
+                let class: Vec<u32> = (0..batch).map(|image| (image * all) as u32).collect();
+                let query = last.queries(&Tensor::new(class, pixels.device())?)?;
+                for (chosen, selected) in chosen.iter_mut().zip(self.selected_patches(&query, last.keys())?) {
                     chosen.extend(selected);
                 }
             }
@@ -152,10 +157,10 @@ impl TwoTower {
         )))
     }
 
-    /// The patches of each image that its class token attends to most, as many for each.
-    fn selected_patches(&self, projected: &Projected) -> Result<Vec<Vec<u32>>> {
-        let class_query = projected.q.narrow(2, 0, 1)?;
-        let weights = attention_row(&class_query, &projected.k, None)?;
+    /// The patches of each image that its class token attends to most, as many for each: of that token's query, `[batch, heads, 1, head
+    /// width]`, and all keys.
+    fn selected_patches(&self, query: &Tensor, keys: &Tensor) -> Result<Vec<Vec<u32>>> {
+        let weights = attention_row(query, keys, None)?;
         let selected = weights.into_iter().map(|mut weights| {
             weights[0] = NEVER;
             largest(&weights, self.config.selected_patches())

@@ -4,7 +4,7 @@ use thicket_kernels::{Activation, Backend, Mask, PreparedLinear, cast, linear, p
 
 use crate::{
     Config,
-    block::{LayerNorm, Projected, Projection, Transformer, normal},
+    block::{LastBlock, LayerNorm, Projected, Projection, Transformer, normal},
 };
 
 /// The map of a patch's pixels to a token.
@@ -76,6 +76,7 @@ impl VisionTower {
         let (first, others) = (positions.narrow(0, 0, 1)?, positions.narrow(0, 1, positions.dim(0)? - 1)?);
         self.places = Some(Tensor::cat(&[&(class + first)?, &others], 0)?);
         self.proj.prepare(self.dtype, backend)?;
+        self.transformer.prepare_last_for_few(backend)?;
         self.transformer.prepare(backend)
     }
 
@@ -86,16 +87,15 @@ impl VisionTower {
         Ok((self.embedded(&x)?, projected))
     }
 
-    /// As [`Self::forward`] for those tokens only that `choose` names, given the last block's projections: rows of the
-    /// batch's `batch * tokens`, as many for each image. Bit for bit what [`Self::forward`] makes of them.
+    /// As [`Self::forward`] for those tokens only that `choose` names, given the last block: rows of the batch's `batch * tokens`, as many for
+    /// each image. In f32 bit for bit what [`Self::forward`] makes of them.
     pub(crate) fn forward_rows(
         &self,
         pixels: &Tensor,
-        choose: impl FnOnce(&Projected) -> Result<Tensor>,
+        choose: impl FnOnce(&LastBlock<'_>) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let (x, projected) = self.transformer.before_last(self.stream(pixels)?, &Mask::Full)?;
-        let rows = choose(&projected)?;
-        self.embedded(&self.transformer.last_rows(&x, &projected, &rows)?)
+        let last = self.transformer.to_last_block(self.stream(pixels)?, &Mask::Full)?;
+        self.embedded(&last.finish(&choose(&last)?)?)
     }
 
     fn embedded(&self, x: &Tensor) -> Result<Tensor> {
